@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, computed_field
 from typing_extensions import TypeAliasType
 
 from tidewire import Hub
@@ -67,6 +69,34 @@ class number(BaseModel):
     """A class that is called as a type of TypeScript is."""
 
 
+class set(BaseModel):
+    """A class that is called as a function of Python is."""
+
+
+class Priced(BaseModel):
+    """It is written otherwise than it is read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    own: int = Field(serialization_alias="out-put")
+    price: Decimal
+    kind: Literal["red", Color.RED, 1, True] = 1
+    dumped: int = Field(alias="model_dump", default=1)
+    group: set = set()
+
+    @computed_field
+    def twice(self) -> int:
+        return self.own * 2
+
+
+@dataclasses.dataclass
+class Begun:
+    """A dataclass with an argument that is no field."""
+
+    count: int
+    step: dataclasses.InitVar[int] = 1
+
+
 hub = Hub()
 
 
@@ -77,6 +107,11 @@ async def pets() -> bool:
 
 @hub.channel("messages", publishes=Message)
 async def messages() -> bool:
+    return True
+
+
+@hub.channel("prices", publishes=Priced | Begun | list[Priced] | None)
+async def prices() -> bool:
     return True
 
 

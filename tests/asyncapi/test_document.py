@@ -184,6 +184,7 @@ def test_examples_are_valid() -> None:
     messages = odd.hub.asyncapi()["components"]["messages"]
     assert {name for name, message in messages.items() if "examples" not in message} <= {"AnyMessage"}
     json.dumps(messages, allow_nan=False)
+    assert messages["Priced"]["examples"][0]["payload"]["out-put"] == 1
     document = hub.asyncapi(app)
     example = document["components"]["messages"]["Say"]["examples"][0]["payload"]
     assert Shape(Say).decode(json.dumps(example).encode()) == Say(text="hello", loud=False)

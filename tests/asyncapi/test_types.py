@@ -120,6 +120,8 @@ def test_a_python_client_knows_the_types(tmp_path: Path, monkeypatch: pytest.Mon
     assert read.inner == odd_channels.PromiseInput(from_=2)
     assert given([read]) == [msgspec.Raw(read.model_dump_json(by_alias=True, exclude_none=True).encode())]
     assert "secret" not in read.inner.model_dump(exclude_none=True)
+    assert odd_channels.Begun.model_validate({"count": 1}).count == 1  # as it is published
+    assert odd_channels.PricedInput(own=1, price=1.5, group=odd_channels.set_()).model_dump_ == 1
     assert TypeAdapter(odd_channels.Anything).validate_python([{"a": [1.5, None]}]) == [{"a": [1.5, None]}]
     with pytest.raises(ValidationError):
         odd_channels.DogInput()  # by what they are told apart must be there

@@ -115,7 +115,7 @@ class _Document:
             name += "_"  # another type without a name, in the same place
         if name not in self.messages:
             message: dict[str, Any] = {"name": name, "title": name, "payload": schema}
-            sample = sample_of(shape, schema, self.schemas.definitions)
+            sample = sample_of(shape, schema, self.schemas.definitions, mode)
             if sample is not msgspec.UNSET:
                 message["examples"] = [{"name": "example", "payload": sample}]
             self.messages[name] = message

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -64,6 +65,7 @@ def _definition(name: str, schema: Mapping[str, Any], schemas: Mapping[str, Any]
         fields += _field(field, attribute, inner, schema)
     settings = ["populate_by_name=True"] if "validation_alias=" in fields else []
     settings += ['extra="allow"'] if schema.get("additionalProperties") else []
+    settings += ["protected_namespaces=()"] if re.search(r"^    model_", fields, re.MULTILINE) else []
     if settings:
         fields = f"    model_config = ConfigDict({', '.join(settings)})\n\n{fields}"
     return f'class {_identifier(name)}(BaseModel):\n    """{text}"""\n' + (f"\n{fields}" if fields else "")
@@ -151,13 +153,13 @@ def _union(schemas: Any) -> str:
     return "Any" if "Any" in types else " | ".join(types)
 
 
-def _identifier(name: str) -> str:
+def _identifier(name: str, taken: Container[str] = _TAKEN | set(dir(builtins))) -> str:
     cleaned = re.sub(r"\W", "_", name)
-    if cleaned in _TAKEN or keyword.iskeyword(cleaned):
+    if cleaned in taken or keyword.iskeyword(cleaned):
         return f"{cleaned}_"
     return f"_{cleaned}" if cleaned[:1].isdigit() else cleaned
 
 
 def _method(name: str) -> str:
-    cleaned = _identifier(name)
+    cleaned = _identifier(name, _TAKEN)
     return f"{cleaned}_" if cleaned in ("client", "self") else cleaned

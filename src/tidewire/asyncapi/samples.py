@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.asyncapi.schemas import resolved
+from tidewire.asyncapi.schemas import REFERENCE, Mode, resolved
 from tidewire.errors import CommandError
 from tidewire.messages import Format
 from tidewire.protocols.message_shape import Shape
@@ -28,14 +28,19 @@ _TEXTS = {
 }
 
 
-def sample_of(shape: Shape, schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
-    """Return an example that the type takes; `msgspec.UNSET` where none is found."""
-    sample = _sample(schema, definitions, ())
-    try:
-        shape.check(msgspec.json.encode(sample), Format.JSON)
-    except (CommandError, TypeError, ValueError):
-        return msgspec.UNSET
-    return sample
+def sample_of(shape: Shape, schema: Mapping[str, Any], definitions: Mapping[str, Any], mode: Mode) -> Any:
+    """Return an example that the type takes, or one that it publishes; `msgspec.UNSET` where none is found."""
+    samples = [_sample(schema, definitions, ())]
+    if mode == "serialization" and shape.adapter is not None:  # it may be read by other names
+        read = shape.adapter.json_schema(ref_template=REFERENCE + "{model}")
+        samples.append(_sample(read, read.get("$defs", {}), ()))
+    for sample in samples:
+        try:
+            data, format_ = shape.check(msgspec.json.encode(sample), Format.JSON)
+        except (CommandError, TypeError, ValueError):
+            continue
+        return msgspec.json.decode(data) if mode == "serialization" and format_ is Format.JSON else sample
+    return msgspec.UNSET
 
 
 def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:

@@ -12,9 +12,10 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from tidewire.protocols.message_shape import Shape
 
-__all__ = ("Mode", "Schemas", "resolved")
+__all__ = ("REFERENCE", "Mode", "Schemas", "resolved")
 
-_REFERENCE = "#/components/schemas/"
+#: The beginning of a reference to a definition.
+REFERENCE = "#/components/schemas/"
 #: The form of a type: as it is sent, without fields at their defaults; or as it is published, with them.
 Mode = Literal["validation", "serialization"]
 
@@ -24,7 +25,7 @@ class _Published(GenerateJsonSchema):
 
     def field_is_required(self, field: Any, total: bool) -> bool:
         if self.mode == "serialization" and field["type"] in ("model-field", "dataclass-field"):
-            return not field.get("serialization_exclude")
+            return not field.get("serialization_exclude") and not field.get("init_only")
         return super().field_is_required(field, total)
 
 
@@ -40,7 +41,7 @@ class Schemas:
             else:
                 adapters.append((id(shape), mode, shape.adapter))
         found, document = TypeAdapter.json_schemas(
-            adapters, ref_template=_REFERENCE + "{model}", schema_generator=_Published
+            adapters, ref_template=REFERENCE + "{model}", schema_generator=_Published
         )
         definitions = document.get("$defs", {})
         names = {name: _plain(name) for name in definitions if name != _plain(name)}
@@ -57,7 +58,7 @@ class Schemas:
 
     def _add_structs(self, structs: Mapping[int, Any]) -> None:
         taken = set(self.definitions)
-        schemas, definitions = msgspec.json.schema_components(structs.values(), ref_template=_REFERENCE + "{name}")
+        schemas, definitions = msgspec.json.schema_components(structs.values(), ref_template=REFERENCE + "{name}")
         own = {name: f"{name}Struct" for name in definitions if name in taken}
         for key, schema in zip(structs, schemas, strict=True):
             renamed = _renamed(_drafted(schema), own)
@@ -72,13 +73,13 @@ class Schemas:
     def name_of(self, shape: Shape, mode: Mode) -> str:
         """Return the name of a type's definition; "" for one that has none."""
         reference = self.of(shape, mode).get("$ref", "")
-        return str(reference).removeprefix(_REFERENCE)
+        return str(reference).removeprefix(REFERENCE)
 
 
 def resolved(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the schema that a reference names, or the schema itself."""
     while isinstance(schema.get("$ref"), str):
-        schema = definitions[schema["$ref"].removeprefix(_REFERENCE)]
+        schema = definitions[schema["$ref"].removeprefix(REFERENCE)]
     return schema
 
 
@@ -104,6 +105,8 @@ def _drafted(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     drafted = {name: _drafted(inner) for name, inner in value.items() if not _is_endless(inner)}
+    if isinstance(drafted.get("enum"), list):  # an enumeration and a literal may have one value
+        drafted["enum"] = list({msgspec.json.encode(one): one for one in drafted["enum"]}.values())
     discriminator = drafted.get("discriminator")
     if isinstance(discriminator, dict) and "propertyName" in discriminator:
         drafted["discriminator"] = discriminator["propertyName"]
@@ -134,6 +137,6 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     renamed = {name: _renamed(inner, names) for name, inner in value.items()}
     reference = renamed.get("$ref")
     if isinstance(reference, str):
-        name = reference.removeprefix(_REFERENCE)
-        renamed["$ref"] = _REFERENCE + names.get(name, name)
+        name = reference.removeprefix(REFERENCE)
+        renamed["$ref"] = REFERENCE + names.get(name, name)
     return renamed

@@ -20,6 +20,7 @@ from websockets.asyncio.client import connect
 
 from helpers.hubs import receive, serving
 from tidewire import BadRequest, Hub, InvalidMessage
+from tidewire.client import Client
 from tidewire.protocols.json import JSON
 
 
@@ -171,6 +172,32 @@ async def published(type_: Any, data: Any) -> bytes:
 def test_a_model_and_the_same_value_are_the_same_bytes(type_: Any, model: Any, plain: Any, shown: Any) -> None:
     by_model, by_value = (asyncio.run(published(type_, data)) for data in (model, plain))
     assert (by_model, json.loads(by_model)) == (by_value, shown)
+
+
+def test_a_client_publishes_null_where_the_type_has_it() -> None:
+    hub = Hub()
+    app = FastAPI(lifespan=hub.lifespan)
+    app.include_router(hub.client_router())
+
+    @hub.channel("perhaps", publishes=Figure | None)
+    async def perhaps() -> bool:
+        return True
+
+    @hub.channel("surely", publishes=Figure)
+    async def surely() -> bool:
+        return True
+
+    async def main() -> None:
+        async with (
+            serving(hub, app) as application,
+            Client(f"ws://127.0.0.1:{application.port}/connection/websocket") as client,
+        ):
+            await client.publish("perhaps", None)
+            assert [one.json() for one in (await hub.history("perhaps")).publications] == [None]
+            with pytest.raises(InvalidMessage):
+                await client.publish("surely", None)
+
+    asyncio.run(main())
 
 
 class Wide(BaseModel):

@@ -34,6 +34,7 @@ from tidewire.messages import Position
 from tidewire.protocols.centrifuge import codes, messages
 from tidewire.protocols.centrifuge.messages import EMPTY, Command, Push, Reply
 from tidewire.protocols.message_shape import Shape
+from tidewire.protocols.payload import encode_json
 
 __all__ = ("Client",)
 
@@ -145,12 +146,12 @@ class Client:
             self._subscriptions.add(subscription)
 
     async def publish(self, channel: str, data: Any) -> None:
-        """Publish JSON; returns when the server keeps it.
+        """Publish JSON, None as null; returns when the server keeps it.
 
         Raises NotPublished (surely not kept), PublishUnconfirmed (perhaps kept: no reply came, or the server's store
         failed), CommandError when the server refuses, ConnectionClosed when the client has ended.
         """
-        await self._publish(messages.PublishRequest(channel, encoded(data)))
+        await self._publish(messages.PublishRequest(channel, messages.raw(encode_json(data))))
 
     async def _publish(self, request: messages.PublishRequest) -> None:
         try:

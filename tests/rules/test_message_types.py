@@ -169,6 +169,41 @@ def test_what_is_no_type_is_refused_where_it_is_written(type_: Any) -> None:
         typed(type_)
 
 
+@pytest.mark.parametrize("is_defined", [True, False])
+def test_what_a_type_names_is_looked_for_when_the_hub_opens(is_defined: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace = {"__module__": __name__, "__annotations__": {"later": "DefinedLater"}}
+    names_another: Any = type("NamesAnother", (BaseModel,), namespace)
+    hubs = [typed(names_another), typed(Said, names_another), Hub(), Hub()]
+
+    async def call(data: Any) -> None:
+        return None
+
+    async def handle(message: Any) -> None:
+        return None
+
+    async def room() -> bool:
+        return True
+
+    call.__annotations__["data"] = handle.__annotations__["message"] = names_another
+    hubs[2].rpc("call")(call)
+    hubs[3].channel("room")(room).on_publish(handle)
+    if is_defined:
+        monkeypatch.setitem(globals(), "DefinedLater", int)
+
+    async def opened(hub: Hub) -> None:
+        async with hub:
+            hub.asyncapi()
+
+    for hub in hubs:
+        if is_defined:
+            asyncio.run(opened(hub))
+        else:
+            with pytest.raises(ConfigurationError, match=r"NamesAnother.*DefinedLater.*is not defined"):
+                asyncio.run(opened(hub))
+            with pytest.raises(ConfigurationError, match="DefinedLater"):
+                hub.asyncapi()
+
+
 async def who(connection: HTTPConnection) -> str:
     return connection.query_params.get("user", "")
 

@@ -122,7 +122,9 @@ def _returned(function: Any, part: Callable[[Any], Any] = lambda type_: type_) -
     if not inner or Any in inner or inner == (type(None),):
         return None
     try:
-        return Shape(part(type_))
+        shape = Shape(part(type_))
+        shape.complete()
+        return shape
     except Exception:
         return None  # it is told as anything
 

@@ -123,6 +123,7 @@ class HubLifecycle:
             )
         if self._open is not None and host is None:
             raise ConfigurationError("this hub is open already; enter it once, in the application's lifespan")
+        self._book.complete()
         broker, presence = (open_backend if host is None else host.open_store)(self.url, self.limits)
         if self._hang is not None:
             broker, presence = hanging(broker, presence, self._hang)

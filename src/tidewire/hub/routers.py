@@ -223,6 +223,7 @@ class Routers(HubLifecycle):
 
         Title, version, and the paths of its servers are those of an application, if one is given.
         """
+        self._book.complete()
         described = self._described or describe(self._book)
         security = security_of(self._users, takes_tokens=described.takes_tokens)
         return document(

@@ -49,6 +49,17 @@ class Shape:
                 "dataclass, a TypedDict or a msgspec struct, or a union of one kind of them"
             ) from None
 
+    def complete(self) -> None:
+        """Look for what was not defined when the type was declared; raises ConfigurationError where it is nowhere."""
+        if self._adapter is not None:
+            try:
+                self._adapter.rebuild(raise_errors=True)
+            except (PydanticUserError, NameError) as error:
+                raise ConfigurationError(
+                    f"{self.type!r} is no type of messages yet ({str(error).splitlines()[0]}); import what it names, "
+                    "or mend the name"
+                ) from None
+
     def decode(self, data: bytes) -> Any:
         """Return the value of a JSON text; raises InvalidMessage."""
         try:

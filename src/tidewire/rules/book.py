@@ -274,6 +274,17 @@ class RuleBook:
         """Return whether any call is answered."""
         return bool(self._calls)
 
+    def complete(self) -> None:
+        """Complete all types of messages; raises ConfigurationError for one that names what is nowhere."""
+        for rule in self._rules:
+            reads = None if rule.handler is None else rule.handler.reads
+            for shape in (rule.types.publishes, rule.types.accepts, reads):
+                if shape is not None:
+                    shape.complete()
+        for call in self._calls.values():
+            if call.data_type not in (None, Any):
+                Shape(call.data_type).complete()
+
     def add_authentication(self, function: Authenticate) -> None:
         """Set the function that recognises tokens; raises ConfigurationError for what is no function."""
         if not callable(function):

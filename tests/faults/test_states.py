@@ -129,26 +129,31 @@ def test_no_copy_differs_from_the_table_once_quiet(tmp_path: Path, name: str) ->
 
 
 def test_two_thousand_who_come_at_once_cost_one_question(tmp_path: Path) -> None:
-    async def main(server: Server) -> None:
-        async def come() -> Any:
-            async with asyncio.timeout(60), Client(server.url("/connection/websocket"), seconds=60) as client:
-                taken: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-                subscription = client.subscribe("items", on_state=taken.set_result)
-                reading = asyncio.create_task(anext(subscription))
-                state = await taken
-                everybody.release()
-                await gone.wait()
-                reading.cancel()
-                await asyncio.wait([reading])
-                return state
+    """First as strangers, then back after a server that has lost the channel: nobody can recover."""
 
-        everybody, gone = asyncio.Semaphore(0), asyncio.Event()
-        coming = [asyncio.create_task(come()) for _ in range(2_000)]
-        for _ in coming:
-            await everybody.acquire()
-        gone.set()
-        assert all(state == {"1": 1} for state in await asyncio.gather(*coming))
+    async def come(server: Server, states: asyncio.Queue[Any]) -> None:
+        async with Client(server.url("/connection/websocket"), seconds=60) as client:
+            async for publication in client.subscribe("items", on_state=states.put_nowait):
+                raise AssertionError(f"{publication} for nothing")
+
+    async def all_have(states: asyncio.Queue[Any], coming: list[asyncio.Task[None]]) -> None:
+        async with asyncio.timeout(60):
+            assert [await states.get() for _ in coming] == [{"1": 1}] * len(coming)
+        assert states.empty()
+        assert not any(task.done() for task in coming)
+
+    async def main(server: Server) -> None:
+        states = asyncio.Queue[Any]()
+        coming = [asyncio.create_task(come(server, states)) for _ in range(2_000)]
+        await all_have(states, coming)
         assert server.http.get("/asked").json()["asked"] <= 2
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await all_have(states, coming)
+        assert server.http.get("/asked").json()["asked"] <= 2
+        for task in coming:
+            task.cancel()
+        await asyncio.wait(coming)
 
     folder = tmp_path / "run"
     folder.mkdir()

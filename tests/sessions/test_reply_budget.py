@@ -39,3 +39,21 @@ def test_replies_beyond_the_budget_wait_in_their_order() -> None:
             pass  # one larger than all has it alone
 
     asyncio.run(main())
+
+
+def test_who_reads_little_does_not_wait_behind_all_who_read_much() -> None:
+    async def main() -> None:
+        limits = Limits(reply_bytes=100, replies_bytes=100)
+        budget = ReplyBudget.of(asyncio.get_running_loop())
+        order: list[str] = []
+
+        async def reply(name: str) -> None:
+            async with budget.reserve(limits, reads_much=name.startswith("much")):
+                order.append(name)
+                await asyncio.sleep(0)
+
+        names = ["much 1", "much 2", "much 3", "much 4", "little 1", "little 2"]
+        await asyncio.gather(*map(reply, names))
+        assert order == ["much 1", "little 1", "much 2", "little 2", "much 3", "much 4"]
+
+    asyncio.run(main())

@@ -43,7 +43,7 @@ async def pages(
     limit, top, budget = request.limit, None, ReplyBudget.of(asyncio.get_running_loop())
     while True:
         asked = wire.HistoryRequest(request.channel, limit, since, request.reverse)
-        async with budget.reserve(node.limits, most):
+        async with budget.reserve(node.limits, most, reads_much=True):
             page = await read_history(node, request.channel, options, asked, most=most)
         if top is not None and not (page.complete or request.reverse):
             raise Unrecoverable(f"the history of {request.channel!r} was trimmed while it was read; read it anew")

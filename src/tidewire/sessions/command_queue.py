@@ -14,6 +14,7 @@ from tidewire.protocols.close_codes import INTERNAL_ERROR
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.reply_budget import ReplyBudget
 from tidewire.support.admission import Admission
+from tidewire.support.long_steps import LARGE
 
 __all__ = ("CommandQueue",)
 
@@ -23,6 +24,8 @@ logger = logging.getLogger("tidewire")
 Handle = Callable[[str | bytes], Awaitable[None]]
 #: One more step that the queue runs.
 Step = Callable[[], Awaitable[None]]
+#: One that reads, and returns the bytes of its reply.
+Reading = Callable[[], Awaitable[int]]
 
 
 class CommandQueue:
@@ -38,6 +41,7 @@ class CommandQueue:
         "_handle",
         "_is_admitted",
         "_reading",
+        "_reads_much",
         "_steps",
         "connection",
         "is_running",
@@ -56,6 +60,8 @@ class CommandQueue:
         self._closed = closed
         self._calls: InFlight | None = None
         self._reading: asyncio.Lock | None = None
+        #: Whether the last read had a large reply.
+        self._reads_much = False
         self._steps: deque[Step] | None = None
         self._is_admitted = False
         #: Something is running for the client.
@@ -87,22 +93,24 @@ class CommandQueue:
             self._calls = InFlight(self.node, self.connection, "calls_in_flight")
         await self._calls.put(self._guard(run))
 
-    async def read_beside(self, step: Step) -> None:
+    async def read_beside(self, step: Reading) -> None:
         """Begin a step as `run_beside` does, which reads something large."""
         await self.run_beside(lambda: self.read_in_turn(step))
 
-    async def read_in_turn(self, step: Step) -> None:
+    async def read_in_turn(self, step: Reading) -> None:
         """Run a step that reads something large: one at a time, as the client takes them.
 
-        So a client holds one reply that it has asked for and not taken, and nothing is read before its turn.
+        So a client holds one reply that it has asked for and not taken, and nothing is read before its turn. A client
+        whose last reply was small does not wait behind all those that read much.
         """
         if self._reading is None:
             self._reading = asyncio.Lock()
         async with self._reading:
             await self.wait_drained()
             if not self.connection.is_closed:
-                async with ReplyBudget.of(asyncio.get_running_loop()).reserve(self.node.limits):
-                    await step()
+                budget = ReplyBudget.of(asyncio.get_running_loop())
+                async with budget.reserve(self.node.limits, reads_much=self._reads_much):
+                    self._reads_much = await step() >= LARGE
 
     async def wait_drained(self) -> None:
         """Wait while the client takes nothing: it is given no more replies then."""

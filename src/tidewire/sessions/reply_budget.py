@@ -56,38 +56,48 @@ class AnswerSizes:
             first.set_result(None)
 
 
-class ReplyBudget(PerLoop):
-    """Lets replies be made as far as the limit `replies_bytes` goes; the others wait, first come, first served."""
+Waiting = deque[tuple[int, asyncio.Future[None]]]
 
-    __slots__ = ("_reserved", "_waiting", "answers")
+
+class ReplyBudget(PerLoop):
+    """Lets replies be made as far as the limit `replies_bytes` goes; the others wait, first come, first served.
+
+    Those who read much and those who read little wait in two rows, and are let on from both in turn.
+    """
+
+    __slots__ = ("_reserved", "_row", "_rows", "answers")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._reserved = 0
         self.answers = AnswerSizes()
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._rows: tuple[Waiting, Waiting] = (deque(), deque())
+        #: The row from which the last one was let on.
+        self._row = 0
 
     @asynccontextmanager
-    async def reserve(self, limits: Limits, most: int | None = None) -> AsyncIterator[None]:
+    async def reserve(
+        self, limits: Limits, most: int | None = None, *, reads_much: bool = False
+    ) -> AsyncIterator[None]:
         """Reserve the bytes of one reply, which is read and encoded inside the block; waits while there are too many.
 
         `most`: its bytes, where they are not those of a client's reply. One larger than the whole budget has it alone.
         """
         size = min(most or limits.reply_bytes, limits.replies_bytes)
-        await self._take(size, limits.replies_bytes)
+        await self._take(size, limits.replies_bytes, int(reads_much))
         try:
             yield
         finally:
             self._reserved -= size
             self._wake(limits.replies_bytes)
 
-    async def _take(self, size: int, most: int) -> None:
-        if not self._waiting and self._reserved + size <= most:
-            self._reserved += size
+    async def _take(self, size: int, most: int, row: int) -> None:
+        if not any(self._rows) and self._reserved + size <= most:
+            self._reserved, self._row = self._reserved + size, row
             return
         count_limit("replies_bytes")
         ready: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append((size, ready))
+        self._rows[row].append((size, ready))
         try:
             await ready
         except BaseException:
@@ -97,16 +107,24 @@ class ReplyBudget(PerLoop):
             raise
 
     def _wake(self, most: int) -> None:
-        while self._waiting:
-            size, ready = self._waiting[0]
-            if ready.done():  # cancelled
-                self._waiting.popleft()
-            elif self._reserved + size <= most:
-                self._waiting.popleft()
-                self._reserved += size
-                ready.set_result(None)
-            else:
+        while (number := self._next_row()) is not None:
+            size, ready = self._rows[number][0]
+            if self._reserved + size > most:
                 return
+            self._row = number
+            self._rows[number].popleft()
+            self._reserved += size
+            ready.set_result(None)
+
+    def _next_row(self) -> int | None:
+        """Return the row from which the next one is let on, or None when nobody waits."""
+        for number in (1 - self._row, self._row):
+            row = self._rows[number]
+            while row and row[0][1].done():  # cancelled
+                row.popleft()
+            if row:
+                return number
+        return None
 
     async def wait_turn(self, size: int = LARGE) -> None:
         """Wait for a turn of the loop in which a reply of so many bytes may be made: of large ones, one in a turn."""

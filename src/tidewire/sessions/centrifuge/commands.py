@@ -38,7 +38,7 @@ from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Action, Authority, Identity
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
-from tidewire.sessions.centrifuge.history_and_presence import count_presence, read_history, read_presence
+from tidewire.sessions.centrifuge.history_and_presence import count_presence, read_in_turn, read_presence
 from tidewire.sessions.centrifuge.map_form import value_of
 from tidewire.sessions.centrifuge.map_subscribing import map_of
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
@@ -96,11 +96,11 @@ class Commands:
         #: The identity and the info of a subscription as they were when the last publication was begun, and its meta.
         self._publisher: tuple[Identity, bytes, bytes] | None = None
 
-    def run(self, command: int, name: str, request: Any) -> Awaitable[None]:
+    def run(self, command: int, name: str, request: Any) -> Awaitable[object]:
         """Return an awaitable that runs a command and replies to it; calls and reads go on beside later commands."""
         meter = self._node.meter
         if name == "publish":  # the most frequent one answers its errors itself
-            answer = self.publish(command, request)
+            answer: Awaitable[object] = self.publish(command, request)
         elif name in _BESIDE:
             answer = self._answer(command, name, METHODS[name](self, command, request), request, ends=False)
         else:
@@ -112,14 +112,16 @@ class Commands:
         await self._queue.publishes.wait()
         await self._answer(command, name, METHODS[name](self, command, request), request)
 
-    def reply(self, reply: Reply) -> None:
-        """Write a reply behind everything that is pending for the client."""
-        self._node.send(self._connection, self._protocol.encode_reply(reply))
+    def reply(self, reply: Reply) -> int:
+        """Write a reply behind everything that is pending for the client; return its bytes."""
+        message = self._protocol.encode_reply(reply)
+        self._node.send(self._connection, message)
+        return len(message.data)
 
     async def _answer(
         self, command: int, name: str, work: Awaitable[Struct | None], request: Any = None, *, ends: bool = True
-    ) -> None:
-        """Answer with a result or an error; with `ends`, the command has been done then."""
+    ) -> int:
+        """Answer with a result or an error, and return its bytes; with `ends`, the command has been done then."""
         meter = self._node.meter
         if meter is not None and ends:
             work = meter.timed("command", name, work)
@@ -130,9 +132,8 @@ class Commands:
         except Exception as error:
             self._fail(command, name, error, getattr(request, "channel", ""), counts=not ends)
         else:
-            if result is not None:
-                answer: dict[str, Any] = {name: result}
-                self.reply(Reply(command, **answer))
+            return 0 if result is None else self.reply(Reply(command, **{name: cast(Any, result)}))
+        return 0
 
     def _fail(self, command: int, name: str, error: Exception, channel: str, *, counts: bool) -> None:
         """Answer with an error; `counts` says that no duration of the command is counted."""
@@ -287,7 +288,6 @@ class Commands:
     async def presence_stats(self, command: int, request: m.PresenceStatsRequest) -> None:
         """Reply with the number of members of a channel."""
         channel, options = await self._may_read(request.channel, Action.PRESENCE)
-
         await self._answer_read(command, "presence_stats", lambda: count_presence(self._node, channel, options))
 
     async def _may_read(self, name: str, action: Action) -> tuple[str, ChannelOptions]:
@@ -304,8 +304,7 @@ class Commands:
         protocol = self._protocol
 
         async def read() -> m.HistoryResult:
-            page = await read_history(self._node, channel, options, request, limits=self._node.limits)
-            await ReplyBudget.of(asyncio.get_running_loop()).wait_turn()
+            page = await read_in_turn(self._node, channel, options, request)
             found = [protocol.publication_of(pub, protocol.data_of(pub), offset=True) for pub in page.publications]
             return m.HistoryResult(found, page.top.epoch, page.top.offset)
 

@@ -7,13 +7,14 @@ import asyncio
 from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.errors import BadRequest, NotAvailable, Unrecoverable
+from tidewire.history.read_steps import cost
 from tidewire.limits import Limits
 from tidewire.messages import MAX_OFFSET, HistoryPage, HistoryRequest, Member, Position
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.meta import client_info, user_of
 from tidewire.sessions.reply_budget import ReplyBudget
 
-__all__ = ("count_presence", "read_history", "read_presence")
+__all__ = ("count_presence", "read_history", "read_in_turn", "read_presence")
 
 #: Bytes of a member in a reply, about, and the members of a reply that one turn of the loop makes.
 _MEMBER, _MEMBERS = 128, 1_000
@@ -40,6 +41,13 @@ async def _members(node: Node, channel: str, options: ChannelOptions) -> list[Me
     if not options.presence:
         raise NotAvailable(f"{channel!r} has no presence; its rule or namespace may enable it")
     return await node.presence.members(channel)
+
+
+async def read_in_turn(node: Node, channel: str, options: ChannelOptions, request: m.HistoryRequest) -> HistoryPage:
+    """Return the history for a client's request, in a turn in which its reply may be made; raises as `read_history`."""
+    page = await read_history(node, channel, options, request, limits=node.limits)
+    await ReplyBudget.of(asyncio.get_running_loop()).wait_turn(sum(map(cost, page.publications)))
+    return page
 
 
 async def read_history(

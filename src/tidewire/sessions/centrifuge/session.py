@@ -138,7 +138,7 @@ class Session:
             if work is not None:
                 await work
 
-    def _work_of(self, command: Command) -> Awaitable[None] | None:
+    def _work_of(self, command: Command) -> Awaitable[object] | None:
         """Return an awaitable for a command, None for one that is done; raises the error that ends the connection."""
         before = command.connect or command.subscribe or command.unsubscribe  # of two methods, the first one counts
         if command.publish is not None and command.id and not before and self._state is _CONNECTED:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
 import pytest
 
 from tidewire.backends import open_backend
-from tidewire.errors import ConfigurationError
+from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.limits import Limits
+from tidewire.messages import Member
 
 SCHEMES = ("redis", "redis+sentinel", "redis+cluster", "nats", "tls", "postgresql", "mysql")
 FORMS = (
@@ -35,6 +40,44 @@ def test_no_part_of_a_password_is_told(scheme: str, form: str) -> None:
 
 def test_a_file_may_have_any_name() -> None:
     open_backend("sqlite:///chat@home.db", Limits())
+
+
+def test_nodes_that_name_a_file_differently_are_nodes_of_one_store(tmp_path: Path) -> None:
+    """The files beside it belong to the file, not to the name that leads there: presence and wake-ups are in them."""
+    (tmp_path / "there").mkdir()
+    file, link, folder = tmp_path / "there" / "chat.db", tmp_path / "link.db", tmp_path / "folder"
+    link.symlink_to(file)  # which is not there yet
+    folder.symlink_to(tmp_path / "there")
+
+    async def main() -> None:
+        stores = [open_backend(f"sqlite:///{path}", Limits()) for path in (file, link, folder / "chat.db")]
+        async with AsyncExitStack() as stack:
+            for number, (broker, presence) in enumerate(stores):
+                await broker.start(lambda *_: None)
+                stack.push_async_callback(broker.aclose)
+                await presence.start(f"node{number}")
+                stack.push_async_callback(presence.aclose)
+                await presence.join("room:1", Member(f"c{number}", f"user{number}", b""))
+            for _, presence in stores:
+                assert {member.user for member in await presence.members("room:1")} == {"user0", "user1", "user2"}
+
+    asyncio.run(main())
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["link.db"]
+
+
+def test_a_link_that_leads_in_a_circle_is_an_error_in_words(tmp_path: Path) -> None:
+    link = tmp_path / "chat.db"
+    link.symlink_to(link)
+
+    async def main() -> None:
+        broker, _ = open_backend(f"sqlite:///{link}", Limits())
+        try:
+            with pytest.raises(TidewireError, match=r"chat\.db"):
+                await broker.start(lambda *_: None)
+        finally:
+            await broker.aclose()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,8 @@ def _driver(extra: str) -> Iterator[None]:
 def sqlite_path(url: str) -> Path:
     """Return the file of a `sqlite:///relative.db` or `sqlite:////absolute.db` URL.
 
+    Of a symbolic link it is the target: the files beside it are the same by any of its names.
+
     Raises ConfigurationError when it names none.
     """
     parts = _split(url)
@@ -98,7 +101,7 @@ def sqlite_path(url: str) -> Path:
         raise ConfigurationError(
             f"broker {_shown(url)!r} names no file; write sqlite:///chat.db, or sqlite:////var/chat.db from the root"
         )
-    return Path(path)
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
 
 
 def _split(url: str) -> SplitResult:

@@ -241,6 +241,32 @@ def test_forms_that_people_write() -> None:
     run(main())
 
 
+def test_what_is_entered_tells_how() -> None:
+    """Taking from a reader outside of its block waited for ever; `await hub.listen(…)` was a TypeError."""
+
+    async def main() -> None:
+        async with Hub() as hub:
+            for make in (lambda: hub.listen("a"), lambda: hub.stream("a")):
+                made: Any = make()
+                with pytest.raises(TidewireError, match="async with hub"):
+                    await made
+                with pytest.raises(TidewireError, match="async with hub"), made:
+                    pass
+                with pytest.raises(TidewireError, match="async with hub"):
+                    iter(made)
+            with pytest.raises(TidewireError, match="not entered"):
+                async with asyncio.timeout(10):
+                    await anext(hub.listen("a"))
+            publications = hub.listen("a")
+            async with publications:
+                await hub.publish("a", "one")
+                assert (await anext(publications)).data == b"one"
+            with pytest.raises(StopAsyncIteration):
+                await anext(publications)
+
+    run(main())
+
+
 def test_a_middleware_that_wants_the_messages_removes_the_link() -> None:
     async def main() -> None:
         hub, seen = Hub(), list[str]()

@@ -14,14 +14,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from fastapi import WebSocket
+from fastapi import FastAPI, WebSocket
 
 from engine.support import run
 from faults.serving import STORES, Store, store
 from helpers.hubs import serving
 from tidewire import ChannelOptions, Hub, Limits, Publisher, Tickets
-from tidewire.errors import ConfigurationError, TidewireError
+from tidewire.errors import BadRequest, ConfigurationError, TidewireError
 from tidewire.support.shown_value import shown
 
 
@@ -64,9 +65,12 @@ HUB: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "remove_history": (("other",), ()),
     "send_to_user": (("ann", "x"), ()),
     "broadcast": (("x",), ()),
-    "disconnect": ((), ("user",)),
+    "disconnect": ((), ("user", "connection", "reason", "reconnect")),
+    "stream_events": (("good",), ("since",)),
+    "stream_ui": (("good",), ("answer",)),
+    "stream": (("stream",), ()),
     "revoke": ((), ("user", "jti", "issued_before")),
-    "listen": (("good",), ("since", "history")),
+    "listen": (("good",), ("since", "history", "state")),
     "rate": (("5/s",), ("name",)),
     "set": (("map", "k", 1), ("ttl", "expect", "owner")),
     "unset": (("map", "k"), ("expect",)),
@@ -168,6 +172,7 @@ MAKE: dict[str, Callable[[Any], Any]] = {
     "channel(history=)": lambda wrong: Hub().channel("room", history=wrong),
     "rpc": lambda wrong: Hub().rpc(wrong),
     "on": lambda wrong: Hub().on(wrong),
+    "on over no function": lambda wrong: Hub().on("connected")(wrong if not callable(wrong) else None),
     "on(joined)": lambda wrong: Hub().on("joined", wrong),
     "webhook": lambda wrong: Hub().webhook(wrong, secret="s" * 32, events=["connected"]),
     "webhook(secret=)": lambda wrong: Hub().webhook("https://example.org/", secret=wrong, events=["connected"]),
@@ -179,6 +184,8 @@ MAKE: dict[str, Callable[[Any], Any]] = {
     "protocol_router": lambda wrong: Hub().protocol_router(wrong),
     "metrics_router": lambda wrong: Hub().metrics_router(key=wrong, path=wrong),
     "api_router": lambda wrong: Hub().api_router(key=wrong),
+    "asyncapi(base_url=)": lambda wrong: Hub().asyncapi(base_url=wrong),
+    "connect": lambda wrong: Hub().connect(wrong),
     "client_router": lambda wrong: Hub().client_router(user=wrong),
 }
 #: Arguments that may be None, and may have no other wrong value.
@@ -198,6 +205,12 @@ OPTIONAL: dict[str, Callable[[Any], Any]] = {
     "metrics_router(key=)": lambda wrong: Hub().metrics_router(key=wrong),
     "asyncapi_router(path=)": lambda wrong: Hub().asyncapi_router(path=wrong),
     "asyncapi_router(described=)": lambda wrong: Hub().asyncapi_router(described=wrong),
+    "asyncapi(app=)": lambda wrong: Hub().asyncapi(wrong),
+    "asyncapi(title=)": lambda wrong: Hub().asyncapi(title=wrong),
+    "asyncapi(version=)": lambda wrong: Hub().asyncapi(version=wrong),
+    "playground_router(user=)": lambda wrong: Hub().playground_router(user=wrong),
+    "channel(clients_map=)": lambda wrong: Hub().channel("room", clients_map=wrong),
+    "channel(users_map=)": lambda wrong: Hub().channel("room", users_map=wrong),
     "authenticate": lambda wrong: Hub().authenticate(wrong),
     "channel(map=)": lambda wrong: Hub().channel("room", map=wrong),
     "channel(publishes=)": lambda wrong: Hub().channel("room", publishes=wrong),
@@ -232,8 +245,6 @@ def test_a_prefix_may_end_with_a_slash() -> None:
 def test_a_wrong_value_in_the_configuration_is_one_sentence(what: str) -> None:
     """A variable that was not set gave "a bytes-like object is required"."""
     for wrong in (*WRONG, *(ODD if what in NUMBERS else ())):
-        if what == "api_router" and wrong == "\ud800":
-            continue
         with contextlib.suppress(TidewireError):
             MAKE[what](wrong)
     if what not in ("Hub(limits=)", "Hub(channels=)", "Hub(origins=)", "client_router"):
@@ -243,3 +254,70 @@ def test_a_wrong_value_in_the_configuration_is_one_sentence(what: str) -> None:
             text in str(caught.value)
             for text in ("None", "needs a key", "needs secret", "is none", "no type", "is a list")
         )
+
+
+@pytest.mark.parametrize("key", ["\ud800", "clé", "a\nb", " key", "key\t", "\0"])
+def test_a_key_that_no_header_can_hold_is_told(key: str) -> None:
+    """A surrogate was a UnicodeEncodeError; each request with "clé" was 401."""
+    for make in (lambda: Hub().api_router(key=key), lambda: Hub().metrics_router(key=key)):
+        with pytest.raises(ConfigurationError, match="no header can hold"):
+            make()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "example.org", "http://", "ftp://x", "ws://x:99999", "http://[::1", "http://a b", "http://\ud800"]
+)
+def test_a_base_url_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="base_url"):
+        Hub().asyncapi(base_url=url)
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_the_path_of_the_document_has_a_name(path: str) -> None:
+    """FastAPI: "Prefix and path cannot be both empty (path operation: show)"."""
+    with pytest.raises(ConfigurationError, match="/asyncapi"):
+        Hub().asyncapi_router(path=path)
+
+
+def test_a_host_header_that_names_nothing_is_answered() -> None:
+    """A caller's `Host: [::1` was a traceback and 500."""
+
+    async def scenario() -> None:
+        hub = Hub()
+        app = FastAPI()
+        app.include_router(hub.asyncapi_router())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+            answers = [
+                (await client.get("http://x/asyncapi.json", headers={"Host": host})).status_code
+                for host in ("[::1", "x:99999", "x")
+            ]
+        assert answers == [400, 400, 200]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("pattern", ["room:\ud800", "a\0b", "x\n", "room:{room}\t", " room", "r" * 1_300])
+def test_a_pattern_that_fits_no_channel_is_told(pattern: str) -> None:
+    with pytest.raises(ConfigurationError, match="pattern"):
+        Hub().channel(pattern)(lambda user: True)
+
+
+def test_the_text_false_is_not_true() -> None:
+    """A query parameter without a type: `hub.publish(…, skip_history="false")` left it out of the history."""
+
+    async def scenario() -> None:
+        async with Hub() as hub:
+            false: Any = "false"
+            for call in (
+                lambda: hub.publish("good", 1, skip_history=false),
+                lambda: hub.publish("good", 1, ephemeral=false),
+                lambda: hub.history("good", reverse=false),
+                lambda: hub.disconnect(user="ann", reconnect=false),
+            ):
+                with pytest.raises(BadRequest, match="True or False"):
+                    await call()
+            with pytest.raises(BadRequest, match="True or False"):
+                hub.listen("good", state=false)
+            assert not (await hub.history("good")).publications
+
+    run(scenario())

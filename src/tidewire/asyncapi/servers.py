@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.routing import NoMatchFound
+
+from tidewire.errors import ConfigurationError
+from tidewire.support.shown_value import shown
 
 __all__ = ("security_of", "servers_of")
 
@@ -39,7 +43,7 @@ _TOKEN = {
 
 def servers_of(base: str, app: Starlette | None, schemes: Iterable[str]) -> dict[str, Any]:
     """Return the servers at a URL: those that an application has routes for; without an application, all."""
-    url = urlsplit(base)
+    url = _url_of(base)
     secure = url.scheme in ("https", "wss")
     security = [{"$ref": f"#/components/securitySchemes/{name}"} for name in schemes]
     servers: dict[str, Any] = {}
@@ -56,6 +60,15 @@ def servers_of(base: str, app: Starlette | None, schemes: Iterable[str]) -> dict
         if security:
             servers[name]["security"] = security
     return servers
+
+
+def _url_of(base: object) -> SplitResult:
+    if isinstance(base, str) and base.isprintable() and " " not in base:
+        with contextlib.suppress(ValueError):  # its brackets, or its port
+            url = urlsplit(base)
+            if url.scheme in ("http", "https", "ws", "wss") and url.hostname and url.port != 0:
+                return url
+    raise ConfigurationError(f"base_url={shown(base)} is none; write it as 'https://example.org'")
 
 
 def _path_of(app: Starlette, route: str) -> str | None:

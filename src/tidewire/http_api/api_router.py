@@ -21,6 +21,7 @@ from tidewire.http_api.calls import FAULT, METHODS, Calls, Method, failure
 from tidewire.messages import HistoryPage
 from tidewire.protocols.centrifuge.codes import UNKNOWN_CHANNEL
 from tidewire.protocols.json_text import with_whole_characters
+from tidewire.sessions.header_keys import check_key
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 from tidewire.support.refusals import note_refusal
@@ -74,7 +75,7 @@ def api_router(
     if error_mode not in ("", "transport"):
         raise ConfigurationError(f"error_mode={shown(error_mode)} is none; write 'transport', or leave it")
     router = APIRouter(prefix=prefix, tags=["api"])
-    endpoint = _Endpoint(calls, key="" if insecure else key, error_mode=error_mode)
+    endpoint = _Endpoint(calls, key="" if insecure else check_key(key), error_mode=error_mode)
     router.add_api_route("", endpoint.commands, methods=["POST"], include_in_schema=False)
     for name, method in methods.items():
         answer = m.Answer[method.result] if name != "batch" else method.result  # type: ignore[name-defined]

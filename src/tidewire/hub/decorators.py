@@ -75,6 +75,8 @@ class Decorators(HubLifecycle):
         )
         options = ruled(options, recover=recover)
         _check_text(pattern, "the pattern of a channel's rule", "room:{room}")
+        for name in (clients_map, users_map):
+            _check_text(name, "the prefix of a map of clients or users", "who:")
         types = MessageTypes(publishes, accepts)
         limit = self._limit(rate, pattern)
 
@@ -131,6 +133,10 @@ class Decorators(HubLifecycle):
         _check_text(pattern, "the pattern of an event", "room:{room}")
 
         def add(function: F) -> F:
+            if not callable(function):
+                raise ConfigurationError(
+                    f"{shown(function)} handles no event; write @hub.on({event!r}) over a function"
+                )
             self._events.add(event, pattern, function)
             return function
 

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.websockets import WebSocket
 
 from tidewire.channels import check_text
+from tidewire.errors import ConfigurationError
 from tidewire.hub.decorators import Decorators
 from tidewire.hub.hosting import connecting_user
 from tidewire.hub.map_verbs import MapVerbs
@@ -21,6 +22,7 @@ from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Identity
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.application import HubConnection
+from tidewire.support.shown_value import shown
 
 __all__ = ("Hub",)
 
@@ -56,6 +58,10 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
         the answer of your exception handler. A `token` that `revoke` has ended is refused with 403. The `user` may be
         an `Identity`, as `JwtIdentity` returns it: the connection ends when that expires.
         """
+        if not isinstance(websocket, WebSocket):
+            raise ConfigurationError(
+                f"hub.connect got {shown(websocket)}; give it the `websocket: WebSocket` of an @app.websocket endpoint"
+            )
         self._book.overrides.see(websocket.scope.get("app"))
         if not isinstance(user, str | Identity):
             check_text(user, "user")  # a mistake of the program: nothing is told to the client

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from starlette.applications import Starlette
+from starlette.routing import Router
 
 from tidewire.asyncapi.description import Description, describe
 from tidewire.asyncapi.document import document
@@ -153,6 +155,7 @@ class Routers(HubLifecycle):
         the hub decide. The calls of the HTTP API, and `cut`, `freeze`, `kill` and `hang`, are under `{prefix}/api`.
         """
         prefix, pages = _prefix(prefix), _pages(pages)
+        _check(user, Callable, "user", "a dependency, as user=may_play")
         if not is_development():
             logger.info("no playground: this is not under development (FASTAPI_ENV=development, or fastapi dev)")
             return APIRouter()
@@ -224,6 +227,9 @@ class Routers(HubLifecycle):
         Title, version, and the paths of its servers are those of an application, if one is given.
         """
         self._book.complete()
+        _check(app, Starlette | Router, "app", "your FastAPI application")
+        _check(title, str, "title", "text")
+        _check(version, str, "version", "text, as '1.2.0'")
         described = self._described or describe(self._book)
         security = security_of(self._users, takes_tokens=described.takes_tokens)
         return document(
@@ -248,11 +254,16 @@ class Routers(HubLifecycle):
         `described` takes the place of the hub's rules. `pages` has the names and addresses of pages that it links to.
         """
         path, pages = _prefix(path, "path"), _pages(pages)
+        if not path:
+            raise ConfigurationError("path='' is none; write it from the slash on, as '/asyncapi'")
         _check(described, Description, "described", "what tidewire.asyncapi.describe returns, or leave it")
         self._described = described
 
         def make(request: Request) -> dict[str, Any]:
-            return self.asyncapi(request.app, base_url=str(request.base_url))
+            try:
+                return self.asyncapi(request.app, base_url=str(request.base_url))
+            except ConfigurationError as error:
+                raise HTTPException(400, f"the Host header names no server: {error}") from None
 
         return asyncapi_router(make, path=path, pages=pages)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from asyncio import iscoroutine
 from collections.abc import Coroutine
 from typing import Any
 
 from starlette.responses import Response
 
 from tidewire.channels import open_channel
+from tidewire.errors import BadRequest
 from tidewire.hub.lifecycle import HubLifecycle
 from tidewire.messages import Position
 from tidewire.sessions.arguments import position_from
 from tidewire.sessions.text_responses import event_response, ui_response
 from tidewire.sessions.text_streams import TextStream
+from tidewire.support.shown_value import shown
 
 __all__ = ("TextVerbs",)
 
@@ -52,6 +55,8 @@ class TextVerbs(HubLifecycle):
         The answer continues when the client disconnects. Without `answer`, respond with the text that is being written,
         for clients that resume, or with 204. Raises CommandError, StoreUnavailable.
         """
+        if answer is not None and not iscoroutine(answer):
+            raise BadRequest(f"answer={shown(answer)} is no coroutine; call your function, as answer=write_answer(out)")
         try:
             name = open_channel(channel, self.limits.channel_name)
         except BaseException:

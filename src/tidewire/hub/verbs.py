@@ -24,7 +24,7 @@ from tidewire.protocols.meta import PublicationMeta, tags_from
 from tidewire.protocols.payload import connection_id, encode_json, encode_payload
 from tidewire.sessions import hub_orders
 from tidewire.sessions.application import HubConnection
-from tidewire.sessions.arguments import count_from, moment_from, position_from
+from tidewire.sessions.arguments import count_from, flag_from, moment_from, position_from
 from tidewire.sessions.listening import Publications
 from tidewire.sessions.publication_versions import check_version, publish_version
 from tidewire.sessions.revocations import Revocation
@@ -123,7 +123,9 @@ class Verbs(HubLifecycle):
         for a channel name or data that cannot be used, ConfigurationError for a store that cannot do it.
         """
         not_for = connection_id(but_not, "but_not")
-        meta = PublicationMeta(None, tags_from(tags), skip_history=bool(skip_history), but_not=not_for)
+        skip_history = flag_from(skip_history, "skip_history")
+        ephemeral = None if ephemeral is None else flag_from(ephemeral, "ephemeral")
+        meta = PublicationMeta(None, tags_from(tags), skip_history=skip_history, but_not=not_for)
         if not isinstance(channel, str) and isinstance(channel, list | tuple):
             if version is not None or connection is not None:
                 raise ConfigurationError("version= and connection= are for one channel; publish to each by itself")
@@ -215,6 +217,8 @@ class Verbs(HubLifecycle):
         With both, the connection is ended only if it belongs to the user. A connection that is gone is no error. With
         `reconnect`, the client may come back. Raises ConfigurationError without either, PublishError.
         """
+        check_text(reason, "reason")
+        reconnect = flag_from(reconnect, "reconnect")
         ending = Disconnect(4000 if reconnect else FORCED.code, reason or FORCED.reason, reconnect)
         id_ = connection_id(connection)
         if id_:
@@ -271,7 +275,8 @@ class Verbs(HubLifecycle):
         """
         name = open_channel(channel, self.limits.channel_name)
         check_loop(self._opened.loop)
-        return Publications(self.node, name, position_from(since), count_from(history, "history"), with_state=state)
+        first, state = count_from(history, "history"), flag_from(state, "state")
+        return Publications(self.node, name, position_from(since), first, with_state=state)
 
     async def state(self, channel: str) -> State:
         """Return the state of a channel, from the function of `ChannelRule.state`, with its position.
@@ -296,7 +301,7 @@ class Verbs(HubLifecycle):
         """
         name = check_channel(channel, self.limits.channel_name)
         most = None if limit is None else count_from(limit, "limit")
-        return await self._read(name, position_from(since), most, reverse=bool(reverse))
+        return await self._read(name, position_from(since), most, reverse=flag_from(reverse, "reverse"))
 
     async def _read(
         self, name: str, since: Position | None, most: int | None = None, *, reverse: bool = False

@@ -11,6 +11,7 @@ from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection
 
 from tidewire.errors import ConfigurationError
+from tidewire.sessions.header_keys import check_key
 from tidewire.sessions.origins import Origins
 from tidewire.support.local_host import is_loopback
 from tidewire.support.shown_value import shown
@@ -30,11 +31,11 @@ def guard(*, user: Callable[..., Any] | None, origins: Origins, key: str = "", c
 
     `user` is a dependency of the application that returns a value for callers with access, and raises for others;
     without it the `key` is required; without either, only requests from this machine have access, and `closed` tells
-    others how to configure it. Raises ConfigurationError for a `user` that cannot be called, and a key that is no text.
+    others how to configure it. Raises ConfigurationError for a `user` that cannot be
+    called, and a key that no header can hold.
     """
 
-    if not isinstance(key, str):
-        raise ConfigurationError(f"key={shown(key)} is no key; write text")
+    check_key(key)
 
     def refuse_other_sites(connection: HTTPConnection) -> None:
         if not origins.allows(connection) or _is_part_of_another_site(connection):

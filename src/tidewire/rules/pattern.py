@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from tidewire.errors import ConfigurationError
+from tidewire.channels import NAME_BYTES, check_channel
+from tidewire.errors import BadRequest, ConfigurationError
+from tidewire.support.shown_value import shown
 
 __all__ = ("Pattern",)
 
@@ -33,6 +35,10 @@ class Pattern:
         rest = text[end:]
         if not text or re.search(r"[{}]", _PARAMETER.sub("", text)):
             raise ConfigurationError(f"channel pattern {text!r} is none; write room:{{room}}, or {{rest:path}}")
+        try:
+            check_channel(_PARAMETER.sub("x", text), NAME_BYTES)
+        except BadRequest as error:
+            raise ConfigurationError(f"channel pattern {shown(text)} fits no channel: {error}") from None
         if len(set(names)) != len(names):
             raise ConfigurationError(f"channel pattern {text!r} has a parameter twice; give each a name of its own")
         self._regex = re.compile("".join(parts) + re.escape(rest), re.DOTALL)

@@ -32,7 +32,7 @@ from tidewire.protocols.meta import PublicationMeta
 from tidewire.protocols.outages import outage
 from tidewire.protocols.payload import connection_id, encode_json, encode_message, encode_payload
 from tidewire.sessions.accept import Acceptance
-from tidewire.sessions.arguments import bytes_from, count_from, offset_from, position_from
+from tidewire.sessions.arguments import bytes_from, count_from, flag_from, offset_from, position_from
 from tidewire.sessions.held_connection import HeldConnection
 from tidewire.sessions.hub_orders import set_presence
 from tidewire.sessions.maps import Maps
@@ -155,6 +155,7 @@ class HubConnection(HeldConnection):
         except InvalidMessage as error:
             self.tell(error)
             return False
+        ephemeral = None if ephemeral is None else flag_from(ephemeral, "ephemeral")
         meta = b"" if but_not is None else PublicationMeta(but_not=connection_id(but_not, "but_not")).encode()
         return await self._publish(name, payload, key, meta, ephemeral)
 

@@ -9,7 +9,7 @@ from tidewire.errors import BadRequest
 from tidewire.messages import MAX_OFFSET, Position
 from tidewire.support.shown_value import shown
 
-__all__ = ("bytes_from", "count_from", "moment_from", "offset_from", "position_from")
+__all__ = ("bytes_from", "count_from", "flag_from", "moment_from", "offset_from", "position_from")
 
 #: A position that no channel has.
 _NOWHERE = Position(0, "_")
@@ -39,6 +39,13 @@ def count_from(value: object, name: str) -> int:
     if type(value) is int and value >= 0:
         return min(value, MAX_OFFSET)
     raise BadRequest(f"{name}={shown(value)} is no number of publications; write 0 or more")
+
+
+def flag_from(value: object, name: str) -> bool:
+    """Return True or False; raises BadRequest for anything else: the text 'false' would be true."""
+    if isinstance(value, bool):
+        return value
+    raise BadRequest(f"{name}={shown(value)} is none; write True or False: the text 'false' would be true")
 
 
 def offset_from(expect: object) -> int | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
 from datetime import datetime
 from threading import get_ident
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
@@ -21,13 +20,14 @@ from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.arguments import moment_from
 from tidewire.sessions.in_flight import InFlight
 from tidewire.sessions.newcomers import identify
+from tidewire.sessions.only_async import OnlyAsync
 from tidewire.sessions.push_only import EndOfPushing
 from tidewire.sessions.threads import check_loop
 
 __all__ = ("HeldConnection",)
 
 
-class HeldConnection:
+class HeldConnection(OnlyAsync):
     """The connection, its user, its expiry, and its publishes in flight; entered once, with `async with`."""
 
     __slots__ = (
@@ -43,6 +43,7 @@ class HeldConnection:
         "_thread",
     )
 
+    _form: ClassVar[str] = "async with hub.connect(websocket) as connection:"
     #: The event loop that it was entered on, and that loop's thread.
     _loop: asyncio.AbstractEventLoop
     _thread: int
@@ -86,11 +87,6 @@ class HeldConnection:
                 await self._acceptance.__aexit__(type(cancelled), cancelled, cancelled.__traceback__)
                 raise
         return await self._acceptance.__aexit__(exc_type, exc, traceback)
-
-    def __await__(self) -> Generator[Any, None, NoReturn]:
-        """Raise TidewireError: a connection is entered, not awaited."""
-        raise TidewireError("write `async with hub.connect(websocket) as connection:`; `await` does not open it")
-        yield
 
     def __aiter__(self) -> NoReturn:
         """Raise TidewireError: an iteration must name the type of messages."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from tidewire.messages import Position, Publication, Subscribed
 from tidewire.protocols.batch import Batch, Representation
 from tidewire.protocols.close_codes import INSUFFICIENT, NORMAL, SHUTDOWN
 from tidewire.protocols.plain import PLAIN
+from tidewire.sessions.only_async import OnlyAsync
 
 __all__ = ("Publications",)
 
@@ -40,7 +41,7 @@ class _Values(Representation):
 _VALUES = _Values(PLAIN)
 
 
-class Publications:
+class Publications(OnlyAsync):
     """The publications of a channel, made by `Hub.listen`: `async with hub.listen("news") as publications`.
 
     First come the publications since a position, or the newest history, then new ones. The iteration ends when the
@@ -60,6 +61,8 @@ class Publications:
         "_subscription",
         "_with_state",
     )
+
+    _form: ClassVar[str] = "async with hub.listen(…) as publications:"
 
     def __init__(
         self, node: Node, channel: str, since: Position | None, history: int, *, with_state: bool = False
@@ -201,4 +204,5 @@ class Publications:
                 return publication
             if ending is not None:
                 raise CutOff(self._name, ending, self._position)
+            self._entered  # noqa: B018 - outside of the block no news comes
             await self._link.wait_news()

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 from types import TracebackType
+from typing import ClassVar
 
 from tidewire.channel_options import SlowPolicy
 from tidewire.channels import producers
@@ -26,6 +27,7 @@ from tidewire.errors import (
 from tidewire.messages import Announcement, Format, Member, Position, Publication
 from tidewire.protocols.base import to_utf8
 from tidewire.protocols.text_chunks import ABORTED, DONE, STOPPED, Chunk, chunk_of, units
+from tidewire.sessions.only_async import OnlyAsync
 from tidewire.support.counters import count_limit
 
 __all__ = ("TextStream", "TextStreams")
@@ -72,11 +74,13 @@ class TextStreams:
                 await asyncio.gather(*streams, return_exceptions=True)
 
 
-class TextStream:
+class TextStream(OnlyAsync):
     """One text, written by one producer: `async with hub.stream("chat:1") as out: await out.write("Hello")`.
 
     Text that is written is published in chunks (protocols.text_chunks), the last of which says how it ended.
     """
+
+    _form: ClassVar[str] = "async with hub.stream(…) as out:"
 
     def __init__(self, node: Node, channel: str, open_streams: dict[str, TextStream]) -> None:
         self._node = node

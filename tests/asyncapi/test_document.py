@@ -174,7 +174,11 @@ def test_each_type_of_a_union_is_a_message(type_: Any, payloads: Any, tmp_path: 
     document = described(type_)
     for kind in ("published", "accepted"):
         names = [one["$ref"].rpartition("/")[2] for one in document["operations"][f"room_{kind}"]["messages"]]
-        assert [document["components"]["messages"][name]["payload"] for name in names] == payloads
+        messages = [document["components"]["messages"][name] for name in names]
+        assert [message["payload"] for message in messages] == payloads
+        unnamed = [f"room_{kind}", f"room_{kind}_2", f"room_{kind}_3"]
+        assert [name for name in names if name != "Word"] == unnamed[: len([one for one in payloads if "type" in one])]
+        assert all(message["title"] == "null" for message in messages if message["payload"] == NULL)
     assert breaking_changes(document, document) == []
     assert breaking_changes(document, described(bytes)) != []
     judge(tmp_path, document)

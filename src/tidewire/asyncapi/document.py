@@ -19,6 +19,8 @@ __all__ = ("document",)
 
 VERSION = "3.0.0"
 _ANY = "AnyMessage"
+#: By which messages without a name of their own are called.
+_WAYS: Mapping[Mode, str] = {"serialization": "published", "validation": "accepted"}
 
 
 def document(
@@ -110,11 +112,14 @@ class _Document:
     def _message(self, shape: Shape, mode: Mode, place: str) -> str:
         """Add a message, and return its name."""
         schema = self.schemas.of(shape, mode)
-        name = self.schemas.name_of(shape, mode) or f"{identifier(place)}_{mode}"
+        known = self.schemas.name_of(shape, mode)
+        first = name = known or f"{identifier(place)}_{_WAYS[mode]}"
+        number = 2
         while name in self.messages and self.messages[name]["payload"] != schema:
-            name += "_"  # another type without a name, in the same place
+            name, number = f"{first}_{number}", number + 1  # another type without a name, in the same place
         if name not in self.messages:
-            message: dict[str, Any] = {"name": name, "title": name, "payload": schema}
+            title = "null" if schema == {"type": "null"} else name
+            message: dict[str, Any] = {"name": name, "title": title, "payload": schema}
             sample = sample_of(shape, schema, self.schemas.definitions, mode)
             if sample is not msgspec.UNSET:
                 message["examples"] = [{"name": "example", "payload": sample}]

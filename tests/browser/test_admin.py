@@ -162,6 +162,45 @@ def test_a_phone_shows_each_row_whole(people: MakePerson, shared_server: Server,
     assert page.locator("#connections .wide-table").evaluate("(node) => node.scrollWidth <= node.clientWidth")
 
 
+def test_long_names_of_clients_leave_every_column_in_sight(people: MakePerson, shared_server: Server) -> None:
+    long = "x" * 200
+    error = {"user": long, "channel": long, "why": f"{long} {long}", "rule": long, "address": "2001:db8::1"}
+    channel = {
+        "channel": long,
+        "pattern": long,
+        "subscribers": 1,
+        "offset": 1,
+        "history_size": 10,
+        "slow": "disconnect",
+    }
+    connection = {
+        **error,
+        "client": "1",
+        "channels": [long, long],
+        "subscriptions": 3,
+        "error": long,
+        "age": 5,
+        "unsent": 0,
+    }
+    run = {"id": "1", "pipeline": long, "sample": long, "status": "failed", "step": long, "progress": 50, "user": long}
+    connection |= {"protocol": "centrifuge_json", "kind": "websocket", "state": "open"}
+    answers = {
+        "api/refusals": {"refusals": [{**error, "time": 0, "kind": "permission_denied"}]},
+        "api/channel_list": {"total": 1, "channels": [{**channel, "history_seconds": 60}]},
+        "api/connection_list": {"total": 1, "connections": [connection]},
+        "runs?*": {"total": 1, "runs": [{**run, "error": long, "started": 1, "ended": 2, "may_cancel": True}]},
+    }
+    ann = people(shared_server)
+    for path, answer in answers.items():
+        body = answer if path == "runs?*" else {"result": answer}
+        ann.page.route(f"**/admin/{path}", lambda route, *, body=body: route.fulfill(json=body))
+    for view in ("refusals", "channels", "connections", "runs"):
+        page = open_view(ann, shared_server, view)
+        expect(page.locator(f"#{view}-table tbody")).to_contain_text(long[:50])
+        table = page.locator(f"#{view} .wide-table")
+        assert table.evaluate("(node) => node.scrollWidth <= node.clientWidth"), view
+
+
 def test_it_works_by_keyboard(people: MakePerson, shared_server: Server, clients: int) -> None:
     page = open_view(people(shared_server), shared_server, "nodes")
     page.keyboard.press("Tab")

@@ -34,6 +34,7 @@ def open_page(person: Person, server: Server, channel: str) -> Page:
     for index in (0, 1):
         expect(client(page, index).locator(".pill")).to_have_text("connected")
         expect(client(page, index).locator(".where")).to_contain_text("worker")
+    expect(page.locator("#log")).not_to_contain_text("refused")
     return page
 
 

@@ -15,7 +15,7 @@ from helpers.hubs import code_of, run, serving
 from tidewire import Hub
 from tidewire.limits import Limits
 from tidewire.links.uvicorn import WebSocketProtocol, configured
-from tidewire.support.refusals import Refusal, Refusals
+from tidewire.support.refusals import Refusal, Refusals, note_refusal
 
 TOKENS = {"wrong": HTTPException(401, "the token is wrong"), "late": WebSocketException(1008, "the token is late")}
 
@@ -133,6 +133,15 @@ def test_a_message_that_is_too_large_is_a_refusal(ws: Any) -> None:
             (one,) = noted()
             assert (one.kind, one.user, one.address) == ("message_size", "ann", "127.0.0.1")
             assert one.connection
+
+    run(main())
+
+
+def test_a_text_that_is_cut_ends_with_dots() -> None:
+    async def main() -> None:
+        note_refusal("bad_request", "x" * 300, user="y" * 200, channel="z" * 201)
+        (one,) = noted()
+        assert (one.why, one.user, one.channel) == ("x" * 199 + "…", "y" * 200, "z" * 199 + "…")
 
     run(main())
 

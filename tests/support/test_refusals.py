@@ -23,7 +23,7 @@ def test_refusals_are_counted_kept_and_logged_once_a_minute(caplog: pytest.LogCa
     assert (refusals.latest[-2].why, len(refusals.latest[-1].why)) == ("number 999", 200)
     assert [record.getMessage() for record in caplog.records] == [
         "refused (rate): number 0; user 'ann' from 192.0.2.1",
-        f"refused (slow): {'x' * 200}; user '' from -",
+        f"refused (slow): {'x' * 199}…; user '' from -",
     ]
 
 

@@ -71,7 +71,8 @@ def note_refusal(
     kind: str, why: str, *, user: str = "", address: str = "", connection: str = "", channel: str = ""
 ) -> None:
     """Note a refusal on the running event loop."""
-    refusal = Refusal(time.time(), kind, why[:_TEXT], user[:_TEXT], address, connection, channel[:_TEXT])
+    why, user, channel = (text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…" for text in (why, user, channel))
+    refusal = Refusal(time.time(), kind, why, user, address, connection, channel)
     Refusals.of(asyncio.get_running_loop()).note(refusal)
 
 

@@ -113,12 +113,12 @@ const channels = new List(byId("channels"), async (search, limit, offset) => {
   const found = await call("channel_list", { search, limit, offset });
   return { total: found.total, rows: found.channels };
 }, (rows) => fill(byId("channels-table"), [
-  ["Channel", (row) => el("a", { href: `#/channels/${encodeURIComponent(row.channel)}`, text: row.channel })],
+  ["Channel", (row) => el("a", { href: `#/channels/${encodeURIComponent(row.channel)}`, text: row.channel }), "name"],
   ["Subscribers", (row) => number(row.subscribers), "number"],
   ["A second", rate, "number"],
   ["Position", (row) => number(row.offset), "number"],
   ["History", (row) => (row.history_size ? `${number(row.history_size)} for ${age(row.history_seconds)}` : "none")],
-  ["Pattern", (row) => row.pattern],
+  ["Pattern", (row) => row.pattern, "name"],
   ["Slow clients", (row) => row.slow],
 ], rows, "No channel has a subscriber here."));
 
@@ -163,7 +163,7 @@ const connections = new List(byId("connections"), async (search, limit, offset) 
   const found = await call("connection_list", { search, limit, offset });
   return { total: found.total, rows: found.connections };
 }, (rows) => fill(byId("connections-table"), [
-  ["User", (row) => row.user || "a stranger"],
+  ["User", (row) => row.user || "a stranger", "name"],
   ["Address", (row) => row.address],
   ["Age", (row) => age(row.age), "number"],
   ["Protocol", (row) => `${row.protocol} (${row.kind})`],
@@ -182,10 +182,10 @@ async function refusals() {
     ["When", (row) => when(row.time)],
     ["Kind", (row) => row.kind],
     ["Reason", (row) => row.why, "long"],
-    ["User", (row) => row.user],
+    ["User", (row) => row.user, "name"],
     ["Address", (row) => row.address],
-    ["Channel", (row) => row.channel],
-    ["Rule", (row) => row.rule],
+    ["Channel", (row) => row.channel, "name"],
+    ["Rule", (row) => row.rule, "name"],
   ], found.refusals, "Nothing was refused lately.");
 }
 

@@ -10,12 +10,12 @@ export const runsList = (section, cancel) => new List(section, async (search, li
   const found = await get(`runs?${new URLSearchParams({ search, limit, offset })}`);
   return { total: found.total, rows: found.runs };
 }, (rows) => fill(section.querySelector("table"), [
-  ["Pipeline", (row) => row.pipeline],
-  ["Sample", (row) => row.sample],
+  ["Pipeline", (row) => row.pipeline, "name"],
+  ["Sample", (row) => row.sample, "name"],
   ["State", (row) => el("span", { class: `state ${row.status}`, text: row.status })],
   ["Step", (row) => row.step, "long"],
   ["Progress", (row) => `${row.progress} %`, "number"],
-  ["User", (row) => row.user || "a stranger"],
+  ["User", (row) => row.user || "a stranger", "name"],
   ["Started", (row) => (row.started === null ? "not yet" : when(row.started))],
   ["Took", (row) => (row.started === null ? "" : age((row.ended ?? Date.now() / 1_000) - row.started)), "number"],
   ["Error", (row) => row.error, "long"],

@@ -24,7 +24,9 @@ export class Player {
 
   /** Connect as a user, and subscribe to a channel; the connection before ends. */
   connect(user, channel) {
-    this.#client?.disconnect();
+    const before = this.#client;
+    this.#client = null; // what becomes of that one is no news
+    before?.disconnect();
     this.#over();
     this.user = user;
     this.problem = "";

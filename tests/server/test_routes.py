@@ -98,6 +98,10 @@ def test_signing_up_wrongly_is_told_in_words(server: LiveServer, fields: object,
     assert said in answer.json()["detail"]
 
 
+#: A form without a password, whose text needs a character set.
+FORM = b'--x\r\nContent-Disposition: form-data; name="username"\r\n\r\nann..\xff\xfe\r\n--x--\r\n'
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
@@ -107,6 +111,10 @@ def test_signing_up_wrongly_is_told_in_words(server: LiveServer, fields: object,
         (b'{"username": "\\ud800", "password": "12345678"}', "application/json"),
         (b"--x", "multipart/form-data; boundary=x"),
         (b"", "multipart/form-data"),
+        (FORM, "multipart/form-data; boundary=x; charset=undefined"),
+        (FORM, "multipart/form-data; boundary=x; charset=idna"),
+        (FORM, "multipart/form-data; boundary=x; charset=zip"),
+        (FORM.replace(b": form-data", b"\xb0"), "multipart/form-data; boundary=x"),
         (b"&&&===" * 100, "application/x-www-form-urlencoded"),
     ],
 )
@@ -114,6 +122,8 @@ def test_garbage_is_answered_in_words(server: LiveServer, content: bytes, kind: 
     answer = server.post("/login", content=content, headers={"Content-Type": kind})
     assert answer.status_code == 422, answer.text
     assert "as JSON or as a form" in answer.json()["detail"]
+    assert "Traceback" not in server.err
+    assert "multipart" not in server.err
 
 
 @pytest.mark.parametrize(

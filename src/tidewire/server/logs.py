@@ -121,6 +121,7 @@ def configure(level: str, *, format: str = "text", access: bool = False) -> None
             "root": {"level": name, "handlers": ["stderr"]},
             "loggers": {
                 "asyncio": {"level": "WARNING"},
+                "python_multipart": {"level": "ERROR"},  # a warning for each form of a stranger that is none
                 "uvicorn": {"level": quiet},
                 "uvicorn.error": {"level": quiet, "filters": ["nothing"]},
                 "uvicorn.access": {"level": "INFO" if access else "CRITICAL", "filters": ["without_query"]},

@@ -41,7 +41,7 @@ async def read_body(request: Request, type_: type[T], *, fields: str) -> T:
         return msgspec.json.decode(await limited.body(), type=type_)
     except _TooBig:
         raise refusal(413, f"the body is too big for {fields}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, StarletteHTTPException):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, StarletteHTTPException):
         raise refusal(422, f"send {fields} as JSON or as a form") from None
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,16 @@ def test_json_has_one_object_a_line_for_a_start_a_traceback_and_a_stop(tmp_path:
     }
     assert [record["level"] for record in records] == ["info", "error", "info", "info"]
     assert all(record["time"].endswith("Z") for record in records)
+
+
+def test_requests_that_are_no_http_do_not_fill_the_log(tmp_path: Path) -> None:
+    with LiveServer(tmp_path) as server:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        for request in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n") * 20:
+            with socket.create_connection(address, timeout=20) as client:
+                client.sendall(request)
+                assert client.recv(4_096).startswith(b"HTTP/1.1 ")
+    assert server.err.count("Invalid HTTP request received.") == 1
 
 
 def test_a_stop_that_cancels_nothing_is_no_error(tmp_path: Path) -> None:

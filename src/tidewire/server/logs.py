@@ -10,12 +10,15 @@ import time
 from typing import Any
 
 from tidewire.support.log_ids import LogIds, log_ids_of
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Clean", "configure", "harmless", "redacted", "without_secrets")
 
 _TOKEN = re.compile(r"([?&](?:(?:access_)?token|api_key|cf_connect)=)[^&\s\"']+")
 #: The beginning of a traceback: servers put that of a failed start into the message itself, which keeps its lines.
 _TRACEBACK = "Traceback (most recent call last):\n"
+#: The lines of uvicorn that each request of a stranger may cause.
+_BY_STRANGERS = ("Invalid HTTP request received.", "Unsupported upgrade request.")
 _FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
 
 
@@ -100,6 +103,22 @@ class _WithoutNothing(logging.Filter):
         return not (str(record.msg).startswith("Cancel %s running task") and record.args == (0,))
 
 
+class _Limited(logging.Filter):
+    """Lets one of uvicorn's lines through in a minute that strangers cause as often as they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = LogLimit()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop a line, or add how many were dropped before it."""
+        if record.msg not in _BY_STRANGERS:
+            return True
+        more = self._limit.due(record.msg)
+        record.msg += more or ""
+        return more is not None
+
+
 def configure(level: str, *, format: str = "text", access: bool = False) -> None:
     """Log everything of this process to stderr as "text" or "json", uvicorn's start and stop only when debugging."""
     name = level.upper()
@@ -113,6 +132,7 @@ def configure(level: str, *, format: str = "text", access: bool = False) -> None
                 "ids": {"()": LogIds},
                 "without_query": {"()": _WithoutQuery},
                 "nothing": {"()": _WithoutNothing},
+                "limited": {"()": _Limited},
             },
             "formatters": {"text": {"()": _Formatter, "fmt": _FORMAT}, "json": {"()": _Json}},
             "handlers": {
@@ -123,7 +143,7 @@ def configure(level: str, *, format: str = "text", access: bool = False) -> None
                 "asyncio": {"level": "WARNING"},
                 "python_multipart": {"level": "ERROR"},  # a warning for each form of a stranger that is none
                 "uvicorn": {"level": quiet},
-                "uvicorn.error": {"level": quiet, "filters": ["nothing"]},
+                "uvicorn.error": {"level": quiet, "filters": ["nothing", "limited"]},
                 "uvicorn.access": {"level": "INFO" if access else "CRITICAL", "filters": ["without_query"]},
             },
         }

@@ -101,6 +101,11 @@ def test_whatever_a_receiver_answers_it_is_tried_again(answer: bytes) -> None:
     asyncio.run(main())
 
 
+def test_a_url_is_shown_with_its_port_and_without_its_secrets() -> None:
+    webhook = Webhook("https://ann:s3cret@example.org:8443/hook?key=s3cret", "key", (), allow_private=False)
+    assert webhook.shown == "https://example.org:8443/hook"
+
+
 def test_a_name_with_an_address_that_does_not_answer_is_reached_by_its_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `localhost` is on a machine where nobody listens at ::1; asked once, so that no later answer counts."""
     asked, taken = [], []

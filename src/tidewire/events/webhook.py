@@ -84,7 +84,7 @@ class Webhook:
         self._allow_private = allow_private
         self.name = hashlib.sha256(url.encode()).hexdigest()[:16]
         #: The URL without its secrets.
-        self.shown = f"{parts.scheme}://{parts.hostname}{parts.path}"
+        self.shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def wants(self, event: Event) -> bool:
         """Return whether an event is to be sent."""

@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI, WebSocket
 
 from tidewire import RECOVERABLE, Hub
+from tidewire.errors import TidewireError
 from tidewire.testing import CommandRefused, Realtime
 
 RELEASED = threading.Event()
@@ -87,6 +88,16 @@ def test_a_verb_of_the_other_client_names_the_way(realtime: Realtime) -> None:
             ann.expects("hello")
         with pytest.raises(CommandRefused, match=r"102 unknown channel; no pattern of `@hub.channel"):
             rt.subscriber("rooms:1")
+
+
+def test_a_lost_client_and_an_endpoint_without_recovery_are_told(realtime: Realtime) -> None:
+    with realtime(make()) as rt:
+        ann = rt.connect("/ws/ann")
+        ann.expect({"recovered": False, ...: ...})
+        assert "leave recovered= out" in failure(ann.expect, {"text": "hello"}, recovered=True, within=0.1)
+        ann.cut()
+        with pytest.raises(TidewireError, match=r"; ann\.back\(\) connects it again$"):
+            ann.send("hello")
 
 
 def test_a_handler_that_still_works_is_named(realtime: Realtime) -> None:

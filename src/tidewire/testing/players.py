@@ -104,6 +104,8 @@ class Player:
             failure += f"\n  it came with recovered={not recovered}{self._without_recovery}"
         else:
             failure += self._hinted(expected, channel)
+            if recovered is not None and self._without_recovery:
+                failure += _line(self._without_recovery.removeprefix(". "))
         raise AssertionError(failure)
 
     async def expect_nothing(self) -> None:
@@ -194,7 +196,7 @@ class Player:
     def _open_wire(self) -> WireClient:
         if self._wire is None or self.disconnect is not None:
             ended = "" if self.disconnect is None else f" ({_code(self.disconnect)})"
-            raise TidewireError(f"{self.name} is not connected{ended}; `await {self.name}.back()` connects it again")
+            raise TidewireError(f"{self.name} is not connected{ended}; {self.name}.back() connects it again")
         return self._wire
 
     def cut(self) -> None:

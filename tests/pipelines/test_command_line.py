@@ -8,6 +8,8 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,64 @@ def test_mistakes_are_one_line(
         assert ended.value.code == 2, text
         assert problem in text
         assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "problem"),
+    [
+        (200, {"Content-Type": "text/html"}, b"<h1>Welcome</h1>", "not that of a tidewire server"),
+        (200, {}, b"[]", "not that of a tidewire server"),
+        (200, {}, b"null", "not that of a tidewire server"),
+        (204, {}, b"", "not that of a tidewire server"),
+        (302, {"Location": "http://127.0.0.1:1/login"}, b"", "sends its visitors to http://127.0.0.1:1/login"),
+    ],
+)
+def test_an_address_of_something_else_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
+    problem: str,
+) -> None:
+    """A website's page was a traceback; a token was sent on to wherever the answer pointed."""
+
+    class Website(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": str(len(body))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "reads.txt").write_text("reads")
+    monkeypatch.chdir(tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Website) as website:
+        threading.Thread(target=website.serve_forever, daemon=True).start()
+        for arguments in (
+            ("list",),
+            ("runs",),
+            ("run", "mine", "S1", "--input", "reads=reads.txt"),
+            ("run", "mine", "S1"),
+            ("log", "nothing"),
+            ("cancel", "nothing"),
+            ("resume", "nothing"),
+        ):
+            there = ("--server", f"http://127.0.0.1:{website.server_port}")
+            monkeypatch.setattr(sys, "argv", ["tidewire", "pipeline", *arguments, *there])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            text = "".join(capfd.readouterr())
+            assert (ended.value.code, len(text.splitlines())) == (2, 1), text
+            assert problem in text
+        website.shutdown()
 
 
 def test_through_a_server(tmp_path: Path) -> None:

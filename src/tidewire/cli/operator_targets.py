@@ -20,7 +20,7 @@ from tidewire.errors import CommandError, ConfigurationError, StoreUnavailable, 
 if TYPE_CHECKING:
     from tidewire.server.settings import Settings
 
-__all__ = ("Call", "observed")
+__all__ = ("Call", "Unredirected", "observed")
 
 #: Calls a method of the HTTP API and returns its result.
 Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -56,7 +56,7 @@ def _key(config: Path | None, key_file: Path | None) -> str:
     return key
 
 
-class _Unredirected(urllib.request.HTTPRedirectHandler):
+class Unredirected(urllib.request.HTTPRedirectHandler):
     """Goes to no other address that an answer names, because the key would go there, too."""
 
     def redirect_request(self, *_: object) -> None:
@@ -71,7 +71,7 @@ class _Server:
             raise ConfigurationError(f"--server {url!r} is no address; write it as http://127.0.0.1:8000")
         self._url = url.rstrip("/")
         self._key = key
-        self._opener = urllib.request.build_opener(_Unredirected)
+        self._opener = urllib.request.build_opener(Unredirected)
 
     async def __call__(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         return await asyncio.to_thread(self._post, method, body)

@@ -13,11 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
+from tidewire.cli.operator_targets import Unredirected
 from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.pipelines.errors import PipelineError
@@ -31,6 +32,7 @@ from tidewire.server.settings import Settings
 
 __all__ = ("Listed", "Source", "here", "there")
 
+T = TypeVar("T")
 _HTTP_SECONDS = 30.0
 #: Explanations of answers that do not come from tidewire, but from a proxy before it.
 _HINTS = {413: ": the file is larger than its proxy allows (client_max_body_size of nginx)"}
@@ -58,7 +60,7 @@ class _HttpsHandler(urllib.request.HTTPSHandler):
         return self.do_open(_Https, req)
 
 
-_opener = urllib.request.build_opener(_HttpHandler, _HttpsHandler)
+_opener = urllib.request.build_opener(_HttpHandler, _HttpsHandler, Unredirected)
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -72,6 +74,10 @@ class Listed(msgspec.Struct, frozen=True):
 
 class _AllListed(msgspec.Struct, frozen=True):
     pipelines: tuple[Listed, ...]
+
+
+class _Uploaded(msgspec.Struct, frozen=True):
+    upload: str
 
 
 class _OneRun(msgspec.Struct, frozen=True):
@@ -176,13 +182,13 @@ class _There(Source):
 
     async def pipelines(self) -> list[Listed]:
         answer, _ = await self._ask("GET", "/")
-        return list(msgspec.json.decode(answer, type=_AllListed).pipelines)
+        return list(self._decoded(answer, _AllListed).pipelines)
 
     async def start(self, name: str, sample: str, inputs: Mapping[str, Path], *, new: bool) -> Started:
         given = {key: {"upload": await self._upload(path, name, key)} for key, path in inputs.items()}
         body = {"pipeline": name, "sample": sample, "inputs": given, "new": new}
         answer, _ = await self._ask("POST", "/runs", json.dumps(body).encode())
-        return msgspec.json.decode(answer, type=Started)
+        return self._decoded(answer, Started)
 
     async def _upload(self, path: Path, pipeline: str, key: str) -> str:
         query = urlencode({"name": readable(path.name), "pipeline": pipeline, "input": key})
@@ -191,11 +197,11 @@ class _There(Source):
                 answer, _ = await self._ask("POST", f"/uploads?{query}", file, length=os.fstat(file.fileno()).st_size)
         except OSError as error:
             raise ConfigurationError(f"{readable(str(path))} cannot be read ({error.strerror})") from None
-        return str(json.loads(answer)["upload"])
+        return self._decoded(answer, _Uploaded).upload
 
     async def runs(self, limit: int) -> list[Run]:
         answer, _ = await self._ask("GET", f"/runs?limit={limit}")
-        return msgspec.json.decode(answer, type=_Runs).runs
+        return self._decoded(answer, _Runs).runs
 
     async def run(self, run: str) -> Run:
         return await self._one("GET", f"/runs/{quote(run, safe='')}")
@@ -203,12 +209,14 @@ class _There(Source):
     async def log(self, run: str, step: str, start: int) -> LogPart:
         query = urlencode({"step": step, "from": start})
         data, headers = await self._ask("GET", f"/runs/{quote(run, safe='')}/log?{query}")
+        if not all(name in headers for name in ("Log-Step", "Log-From", "Log-Size")):
+            raise self._is_another()
         return LogPart(headers["Log-Step"], int(headers["Log-From"]), data, int(headers["Log-Size"]))
 
     async def results(self, run: str) -> list[str]:
         place = f"/runs/{quote(run, safe='')}/results"
         answer, _ = await self._ask("GET", place)
-        found = msgspec.json.decode(answer, type=_Results).results
+        found = self._decoded(answer, _Results).results
         shown = {True: "?show=1", False: ""}
         return [f"{self._url}{place}/{quote(file.name)}{shown[file.show]}" for file in found if not file.problem]
 
@@ -220,7 +228,17 @@ class _There(Source):
 
     async def _one(self, method: str, path: str) -> Run:
         answer, _ = await self._ask(method, path)
-        return msgspec.json.decode(answer, type=_OneRun).run
+        return self._decoded(answer, _OneRun).run
+
+    def _decoded(self, answer: bytes, type_: type[T]) -> T:
+        try:
+            return msgspec.json.decode(answer, type=type_)
+        except msgspec.DecodeError:
+            raise self._is_another() from None
+
+    def _is_another(self) -> ConfigurationError:
+        """Return the error for an address where something else answers: a website, or the login page of a proxy."""
+        return ConfigurationError(f"{self._url} is not that of a tidewire server; write its own, as --server URL")
 
     async def _ask(self, method: str, path: str, body: Any = None, *, length: int | None = None) -> tuple[bytes, Any]:
         return await asyncio.to_thread(self._ask_now, method, path, body, length)
@@ -239,6 +257,9 @@ class _There(Source):
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
+    if 300 <= error.code < 400:  # nobody goes there: the token would go, too
+        elsewhere = error.headers.get("Location", "").partition("/api/")[0]
+        return f"the server sends its visitors to {elsewhere or 'nowhere'}; if that is yours, ask it: --server URL"
     try:
         return str(json.loads(error.read())["detail"])
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):

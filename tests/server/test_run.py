@@ -132,6 +132,7 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path: Path) -> None:
 
 def test_workers_share_the_port_and_a_killed_one_is_replaced(tmp_path: Path) -> None:
     with LiveServer(tmp_path, *WORKERS, command=app_in(tmp_path)) as server:
+        assert f" · 2 workers of process {server.process.pid} · " in server.out
         before = pids(server, 2)
         assert before == set(server.workers())
         killed = before.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -92,7 +93,7 @@ def _run(loaded: Loaded, application: str | None, *, reload: bool = False) -> No
 
     def announce(url: str) -> None:
         what = application or redacted(settings.broker)
-        workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
+        workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers of process {os.getpid()}"
         version = importlib.metadata.version("tidewire")
         say(f"[bold]tidewire[/] {version} · [bold cyan]{escape(url)}[/] · {escape(what)} · {workers} · Ctrl+C to stop")
 

@@ -22,6 +22,9 @@ from tidewire.channels import HAPPENED, watched
 from tidewire.client import Client
 from tidewire.errors import StoreUnavailable
 from tidewire.events import event_handlers, watcher
+from tidewire.events.event_handlers import DeadEvent
+from tidewire.events.hub_events import HubEvents
+from tidewire.rules.dependency_overrides import Overrides
 from tidewire.testing import wait_until
 
 from .workers import Process, Receiver, logged
@@ -302,6 +305,63 @@ def test_each_handler_that_refuses_an_event_is_repeated_and_no_other(monkeypatch
             calls.clear()
             await world.hub.repeat_event(one.event.id)
             assert (calls, await world.hub.dead_events()) == (["second"], [])
+
+    asyncio.run(main())
+
+
+def test_a_dead_event_finds_its_handler_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One function for two events was named by the order: the other one was looked up, and nobody called in silence."""
+    monkeypatch.setattr(event_handlers, "BACKOFF", ())
+    calls: list[str] = []
+
+    async def told(user: str, event: Event) -> None:
+        calls.append(event.kind)
+        if len(calls) == 1:
+            raise ValueError("not yet")
+
+    def on(world: World, *kinds: str) -> HubEvents:
+        events = HubEvents(world.hub._options, Overrides())
+        for kind in kinds:
+            events.add(kind, "room:{room}", told)
+        return events
+
+    async def main() -> None:
+        world = World()
+        world.hub.on("left", "room:{room}")(told)
+        world.hub.on("joined", "room:{room}")(told)
+        async with world.serving():
+            async with world.client("ann") as client:
+                await client.subscribe("room:7").wait_subscribed()
+                await wait_until(lambda: _count(world.hub, 1))
+            await wait_until(lambda: calls == ["joined", "left"])
+            (dead,) = await world.hub.dead_events()
+            for kinds in ((), ("left",)):
+                with pytest.raises(ConfigurationError, match="no handler is called"):
+                    await on(world, *kinds).repeat(world.hub.node, dead.event.id)
+            await on(world, "joined", "left").repeat(world.hub.node, dead.event.id)
+            assert (calls, await world.hub.dead_events()) == (["joined", "left", "joined"], [])
+
+    asyncio.run(main())
+
+
+def test_a_dead_event_is_known_by_the_function_alone_where_an_older_version_kept_it() -> None:
+    calls: list[str] = []
+
+    async def told(user: str, event: Event) -> None:
+        calls.append(event.kind)
+
+    async def main() -> None:
+        world = World()
+        for kind in ("left", "joined"):
+            world.hub.on(kind, "room:{room}")(told)
+        async with world.serving():
+            node, name = world.hub.node, f"{told.__module__}.{told.__qualname__}"
+            for id_, channel in (("a", "room:7"), ("b", "elsewhere")):
+                await event_handlers._keep_dead(node, DeadEvent(Event(id_, "joined", channel, "ann", 1.0), name, "x"))
+            await world.hub.repeat_event("a")
+            with pytest.raises(ConfigurationError, match="no handler is called"):
+                await world.hub.repeat_event("b")
+            assert (calls, [one.event.id for one in await world.hub.dead_events()]) == (["joined"], ["b"])
 
     asyncio.run(main())
 

@@ -47,14 +47,16 @@ class DeadEvent(msgspec.Struct, frozen=True):
 class EventHandler(Bound):
     """A function that is told of events."""
 
-    __slots__ = ("_event_names", "interest", "name")
+    __slots__ = ("_event_names", "function_name", "interest", "name")
 
     _knows_context = False
 
     def __init__(self, interest: Interest, function: Callable[..., Any], overrides: Overrides) -> None:
         self.interest = interest
-        #: By which its dead events are known; the hub gives each handler one of its own.
-        self.name = f"{function.__module__}.{getattr(function, '__qualname__', 'handler')}"
+        #: By which its dead events were known once, and one function for several patterns has it several times.
+        self.function_name = f"{function.__module__}.{getattr(function, '__qualname__', 'handler')}"
+        #: By which its dead events are known, wherever it is registered; the hub numbers those that are called alike.
+        self.name = f"{self.function_name} ({interest.text})"
         hints = hints_of(function)
         self._event_names = {name for name, type_ in hints.items() if type_ is Event} | {"event"}
         super().__init__(function, interest.names, all_names=False, overrides=overrides)
@@ -66,15 +68,16 @@ class EventHandler(Bound):
             return lambda _, __, event: event.channel
         return super()._source(parameter, type_, names, takes_data)
 
-    async def handle(self, event: Event) -> None:
-        """Call the function if the event is one of its; raises as it does."""
+    async def handle(self, event: Event) -> bool:
+        """Call the function if the event is one of its, and return whether it is; raises as the function does."""
         texts = self.interest.match(event.kind, event.channel)
         if texts is None:
-            return
+            return False
         try:
             await self(Caller("", Identity(event.user)), texts, event)
         except NoMatch:
-            return
+            return False
+        return True
 
 
 class HandlerCalls:
@@ -189,18 +192,30 @@ async def repeat(node: Node, handlers: Sequence[EventHandler], id_: str) -> None
     if not dead:
         raise ConfigurationError(f"there is no dead event {shown(id_)}; dead_events() lists them")
     errors: list[Exception] = []
-    known = {handler.name: handler for handler in handlers}
     for one in dead:
-        try:
-            if one.handler not in known:
-                raise ConfigurationError(f"no handler is called {one.handler} any more, which refused event {id_!r}")
-            await known[one.handler].handle(one.event)
-        except Exception as error:
-            errors.append(error)
-            error.add_note(f"{one.handler} refuses event {id_!r} still")
-        else:
+        refused = await _refused_again(one, handlers)
+        if not refused:
             await _keep_dead(node, msgspec.structs.replace(one, is_repeated=True))
+        errors += refused
     if errors:
         for other in errors[1:]:
             errors[0].add_note(f"{other.__notes__[-1]}: {_text_of(other)}")
         raise errors[0]
+
+
+async def _refused_again(dead: DeadEvent, handlers: Sequence[EventHandler]) -> list[Exception]:
+    """Call the handler of a dead event, and return the errors of it: also one if no handler takes the event."""
+    errors: list[Exception] = []
+    is_taken = False
+    for handler in handlers:
+        if dead.handler in (handler.name, handler.function_name):
+            try:
+                is_taken |= await handler.handle(dead.event)
+            except Exception as error:
+                errors.append(error)
+    if not is_taken and not errors:
+        why = f"no handler is called {dead.handler} any more, or none takes event {dead.event.id!r}, which it refused"
+        errors.append(ConfigurationError(why))
+    for found in errors:
+        found.add_note(f"{dead.handler} refuses event {dead.event.id!r} still")
+    return errors

@@ -60,6 +60,8 @@ class Interest:
         if is_of_user and pattern:
             raise ConfigurationError(f"{kind!r} is of a user and has no channel; leave {pattern!r} out")
         self.kind = kind
+        #: As it is written for a webhook: "connected", or "joined room:{room}".
+        self.text = f"{kind} {pattern}".strip()
         self.pattern = Pattern(pattern or "{channel:path}")
         self._is_of_user = is_of_user
         #: A pattern that was written; else all channels are meant, and no parameter is given.

@@ -50,20 +50,14 @@ class HubEvents:
         """Call a function for events; raises ConfigurationError."""
         self._check_not_started()
         made = EventHandler(Interest(kind, pattern), function, self._overrides)
-        made.name = self._own_name(made.name, f"{kind} {pattern}".strip())
+        alike = sum(
+            made.function_name == one.function_name and made.interest.text == one.interest.text
+            for one in self._handlers
+        )
+        if alike:
+            made.name += f" {alike + 1}"
         self._handlers.append(made)
         self._keep()
-
-    def _own_name(self, name: str, wanted: str) -> str:
-        """Return a name that no other handler has: one may be told of several events, and two be called alike."""
-        names = {handler.name for handler in self._handlers}
-        if name in names:
-            name = f"{name} ({wanted})"
-        number = 2
-        own = name
-        while own in names:
-            own, number = f"{name} {number}", number + 1
-        return own
 
     def add_webhook(self, url: str, secret: str, events: Any, *, allow_private: bool) -> None:
         """Send events to a URL: "joined", or "joined room:{room}"; raises ConfigurationError."""

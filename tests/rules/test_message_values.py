@@ -7,14 +7,15 @@ import dataclasses
 import enum
 import json
 import math
-from datetime import date, timedelta
+import sys
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import msgspec
 import pytest
 from fastapi import FastAPI, WebSocket
-from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, computed_field, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from websockets.asyncio.client import connect
 
@@ -218,6 +219,59 @@ def test_what_is_no_value_of_the_type_is_refused(data: Any) -> None:
 def test_no_number_is_published_that_json_does_not_have(type_: Any) -> None:
     with pytest.raises(BadRequest, match="cannot be sent as JSON"):
         asyncio.run(published(type_, Wide(size=math.inf)))
+
+
+class OfText(BaseModel):
+    """Takes what JSON has, and nothing else: its validators know no other values."""
+
+    at: Annotated[datetime, BeforeValidator(lambda value: datetime.fromisoformat(value))]
+
+    @model_validator(mode="before")
+    @classmethod
+    def read(cls, data: Any) -> Any:
+        return {"at": data.get("at", data.get("on"))}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"at": datetime(2020, 1, 1)}, {"on": "2020-01-01"}, '{"at": "2020-01-01"}', b'{"at": "2020-01-01"}', None, [], 5],
+)
+def test_a_validator_may_take_what_json_has_alone(data: Any) -> None:
+    """A datetime, which is a text in JSON, was a TypeError."""
+    if not data or data == 5:
+        with pytest.raises(BadRequest, match=r"OfText.*raised AttributeError") as raised:
+            asyncio.run(published(OfText, data))
+        assert isinstance(raised.value.__cause__, AttributeError)
+    else:
+        assert json.loads(asyncio.run(published(OfText, data))) == {"at": "2020-01-01T00:00:00"}
+
+
+class Ends(BaseModel):
+    """A validator that ends programs, and a field that cannot be written."""
+
+    ends: Annotated[int, BeforeValidator(lambda value: sys.exit(2) if value else 0)]
+
+    @computed_field
+    def broken(self) -> int:
+        return {}[self.ends]
+
+
+@pytest.mark.parametrize(
+    ("type_", "data", "why"),
+    [
+        (OfText, {"at": 5}, "TypeError: fromisoformat"),
+        (OfText, {"at": object()}, "cannot be sent as JSON"),
+        (OfText, {"at": "never"}, "wrong shape: at: .*isoformat"),
+        (Ends, {"ends": 1}, "SystemExit"),
+        (Ends, '{"ends": 1}', "SystemExit"),
+        (Ends, {"ends": 0}, "KeyError: 0"),
+        (Figure, {"size": object()}, "wrong shape: size: "),
+        (Figure, {"size": float}, "wrong shape: size: "),
+    ],
+)
+def test_no_error_of_a_validator_is_raw(type_: Any, data: Any, why: str) -> None:
+    with pytest.raises(BadRequest, match=why):
+        asyncio.run(published(type_, data))
 
 
 class Three(BaseModel):

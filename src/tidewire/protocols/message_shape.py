@@ -23,6 +23,9 @@ from tidewire.protocols.typed_dicts import portable
 
 __all__ = ("Shape", "checked_announcement", "checked_payload", "is_message_type", "members_of")
 
+#: Characters of a validator's error that are shown.
+_SHOWN = 200
+
 
 class Shape:
     """One type of messages: a pydantic model, dataclass, TypedDict or msgspec struct, or a union of such.
@@ -80,7 +83,7 @@ class Shape:
         if format_ is not Format.JSON:
             try:
                 return self._as_itself(data.decode() if format_ is Format.TEXT else data)
-            except (ValidationError, msgspec.ValidationError, UnicodeDecodeError):
+            except (Exception, SystemExit):
                 pass  # a client of a protocol without types of its own sends JSON as text, or as bytes
         return self.decode(data)
 
@@ -113,14 +116,21 @@ class Shape:
         return self.write(self.read(data, format_))
 
     def encode(self, data: Any) -> tuple[bytes, Format]:
-        """Return the message of an application, encoded; raises as `read`, and BadRequest for what JSON has not.
+        """Return the message of an application, encoded; raises InvalidMessage, and BadRequest for what JSON has not.
 
         A model or dataclass of pydantic was checked when it was made; others and structs are checked here.
         """
         try:
             return self.write(data if isinstance(data, self._models) else self._checked(data))
+        except BadRequest:
+            raise
         except (PydanticSerializationError, ValueError, RecursionError) as error:
             raise BadRequest(f"a value of type {type(data).__name__} cannot be sent as JSON: {error}") from None
+        except Exception as error:
+            raised = f"{type(error).__name__}: {error}"[:_SHOWN]
+            raise BadRequest(
+                f"a value of type {type(data).__name__} cannot be sent: {self.type!r} raised {raised}"
+            ) from error
 
     def _checked(self, data: Any) -> Any:
         """Return a value of the type for one that Python has, or for one that is as JSON has it."""
@@ -128,14 +138,18 @@ class Shape:
             return self.read(*encode_payload(data))
         try:
             return self._adapter.validate_python(_opened(data))
-        except ValidationError as error:
-            wrong = error
         except SystemExit as error:
             raise self._ended(error) from error
+        except Exception as error:  # also of a validator that takes what JSON has, and nothing else
+            wrong = error
         try:
             return self.read(*encode_payload(data))
-        except InvalidMessage:
-            raise self._decoder.refusal(wrong) from None
+        except Exception as error:
+            if isinstance(wrong, ValidationError):
+                raise self._decoder.refusal(wrong) from None
+            if isinstance(error, BadRequest):
+                raise error from wrong
+            raise wrong from wrong.__cause__
 
     @property
     def adapter(self) -> TypeAdapter[Any] | None:

@@ -16,6 +16,8 @@ __all__ = ("invalid",)
 #: bound the length of answers.
 _MOST = 10
 _SHOWN = 200
+#: Problems beyond which they are only counted: pydantic makes all of them before ten are taken.
+_COUNTED = 300
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 _PLACE = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
@@ -24,16 +26,20 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
 def invalid(error: ValidationError | msgspec.ValidationError, expected: str) -> InvalidMessage:
     """Return the error for a message that does not fit a type: its text is for people, its problems for programs."""
     if isinstance(error, msgspec.ValidationError):
-        problems, count, text = [_of_msgspec(str(error))], 1, str(error)
+        problems, left, text = [_of_msgspec(str(error))], 0, str(error)
     else:
-        problems, count = _of_pydantic(error), error.error_count()
+        problems, left = _of_pydantic(error)
         text = "; ".join(f"{'.'.join(map(str, one.loc[1:])) or 'the value'}: {one.msg}" for one in problems)
-    more = f"; and {count - len(problems)} more" if count > len(problems) else ""
+    more = f"; and {left} more" if left else ""
     return InvalidMessage(f"the JSON has the wrong shape: {text}{more}; expected {expected}", tuple(problems))
 
 
-def _of_pydantic(error: ValidationError) -> list[Problem]:
-    return [
+def _of_pydantic(error: ValidationError) -> tuple[list[Problem], int]:
+    """Return the first problems, and the number of the others."""
+    count = error.error_count()
+    if count > _COUNTED:
+        return [Problem("value_error", ("body",), f"{count} parts of it do not fit")], 0
+    found = [
         Problem(
             one["type"],
             ("body", *(_cut(step) if isinstance(step, str) else step for step in one["loc"])),
@@ -42,6 +48,7 @@ def _of_pydantic(error: ValidationError) -> list[Problem]:
         )
         for one in error.errors(include_url=False, include_context=False)[:_MOST]
     ]
+    return found, count - len(found)
 
 
 def _cut(text: str) -> str:

@@ -35,7 +35,8 @@ def test_a_full_disk_fails_publishing_alone_and_heals(tmp_path: Path) -> None:
                 publisher = ApiPublisher(server)
                 await _fill(publisher)
                 await crowd.publish_fails(10, times=0)  # trimming makes room for a small one now and then
-                assert "is full; free some space" in str(crowd.api.failures[-1][0])
+                assert "the store cannot keep this now; try again" in str(crowd.api.failures[-1][0])
+                assert "is full; free some space" in server.log(), "the operator is told why"
                 assert _history(server)[-1:], "reading goes on"
                 await asyncio.to_thread(remount, disk, "size=32m")
                 await publisher.aclose()

@@ -83,7 +83,8 @@ def test_each_node_tells_its_figures_while_somebody_looks(url: str, monkeypatch:
                             break
                 assert set(told) == {hub.node.id for hub in hubs}
                 first = told[hubs[0].node.id]
-                assert (first["connections"], first["publications"], first["pause"]) == (2, 1, 0.1)
+                assert (first["connections"], first["publications"]) == (2, 1)
+                assert first["pause"] >= 0.1, "longer where a report takes long"
                 # what is told is no traffic of the application, and is not kept
                 report = status_of(hubs[1]._opened.nodes.reports.own())
                 assert report["channels"] == 1

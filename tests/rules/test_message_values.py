@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from fastapi import FastAPI, WebSocket
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import TypeAliasType
 from websockets.asyncio.client import connect
 
 from helpers.hubs import receive, serving
@@ -327,10 +329,42 @@ def test_very_many_problems_are_counted_and_not_made(monkeypatch: pytest.MonkeyP
     assert raised.value.detail == [{"type": "value_error", "loc": ["body"], "msg": "32000 parts of it do not fit"}]
 
 
-def test_what_the_client_chooses_makes_no_long_answer() -> None:
+class OfKind(msgspec.Struct):
+    """A struct that msgspec reads."""
+
+    kind: Kind
+
+
+class Endless(BaseModel):
+    """Makes an infinite number where null does not stand for one."""
+
+    by_name: dict[str, Annotated[float, AfterValidator(lambda value: math.inf)]]
+
+
+def nested(depth: int, name: str, value: Any) -> Any:
+    return {name: nested(depth - 1, name, value)} if depth else value
+
+
+Tree = TypeAliasType("Tree", "dict[str, Tree] | int")
+
+
+@pytest.mark.parametrize(
+    ("type_", "data", "shown"),
+    [
+        (list[Doubled], [{"x": 1, "y" * 10_000: n} for n in range(20)], "; and 10 more; expected"),
+        (list[Tree], [nested(20, "y" * 3_000, "no")] * 10, "0.dict"),
+        (list[Tree], [nested(20, "", "no")] * 10, "0.dict"),
+        (OfKind, {"kind": "y" * 60_000}, "yy… - at `$.kind`; expected"),
+        (Endless, {"by_name": {"y" * 60_000: 1}}, "by_name.yyy"),
+    ],
+)
+def test_what_the_client_chooses_makes_no_long_answer(type_: Any, data: Any, shown: str) -> None:
     with pytest.raises(InvalidMessage) as raised:
-        asyncio.run(published(list[Doubled], [{"x": 1, "y" * 10_000: n} for n in range(20)]))
-    assert len(json.dumps(raised.value.detail)) + len(str(raised.value)) < 10_000
+        asyncio.run(published(type_, json.dumps(data)))
+    text = str(raised.value)
+    assert shown in text
+    assert len(text) < 2_200
+    assert all(len(json.dumps(problem, ensure_ascii=False)) < 1_500 for problem in raised.value.detail)
 
 
 NO_JSON = ("NaN", "Infinity", "-Infinity", "1e999", "-1e400")

@@ -19,6 +19,7 @@ from tidewire.limits import Limits
 from tidewire.messages import Announcement, Format
 from tidewire.protocols.json_text import JsonDecoder, adapter_of
 from tidewire.protocols.payload import check_numbers, encode_json, encode_payload
+from tidewire.protocols.problems import refused_at
 from tidewire.protocols.typed_dicts import portable
 
 __all__ = ("Shape", "checked_announcement", "checked_payload", "is_message_type", "members_of")
@@ -108,8 +109,7 @@ class Shape:
         """Raise InvalidMessage for a number that JSON does not have, if the type has no null, which stands for it."""
         place = _endless_in(adapter.dump_python(value, by_alias=True, warnings=False))
         if place is not None and not _has_null(adapter.json_schema(mode="serialization"), place):
-            problem = Problem("finite_number", ("body", *place), "Input should be a finite number")
-            raise InvalidMessage(f"{'.'.join(map(str, problem.loc))}: {problem.msg}", (problem,))
+            raise refused_at(place, "finite_number", "Input should be a finite number")
 
     def check(self, data: bytes, format_: Format) -> tuple[bytes, Format]:
         """Return a message as it is published; raises as `read`."""

@@ -577,6 +577,33 @@ def test_pings_come_within_the_interval_and_pongs_keep_the_connection() -> None:
         assert server.stats()["limits"] == {"pong_seconds": 1}
 
 
+def test_a_client_that_takes_nothing_is_ended_though_its_kernel_takes_all_that_comes() -> None:
+    with (
+        serving(limits={"ping_seconds": 1, "pong_seconds": 1}) as server,
+        Client(server, "/link?name=frozen", receive_buffer=262_144) as frozen,
+    ):
+        frozen.send(frame(TEXT, b"trickle"))  # its buffer would be full after half a minute
+        assert told(server, "frozen") == [["frozen", 4012, "no pong", False]]
+        sent = list(iter(frozen.next_frame, (0x88, b"\x0f\xacno pong")))
+        assert sent.count((0x89, b"")) <= 5
+
+
+def test_a_client_that_takes_megabytes_slowly_may_answer_a_ping_behind_them() -> None:
+    with (
+        serving(limits={"ping_seconds": 0.5, "pong_seconds": 1.5}) as server,
+        Client(server, "/link?name=slow", receive_buffer=65_536) as slow,
+    ):
+        slow.send(frame(TEXT, b"much"))
+        taken, start = 0, time.monotonic()
+        while taken < 3 * 1_048_576 - 65_536:
+            taken += len(slow.socket.recv(16_384))
+            time.sleep(0.025)
+        assert time.monotonic() - start > 4, "else it was not slow"
+        slow.send(frame(PONG))
+        assert server.stats()["links"] == ["slow"]
+        assert server.stats()["limits"] == {}
+
+
 def test_a_message_is_a_sign_of_life_and_a_paused_reader_is_not_judged() -> None:
     with (
         serving(limits={"ping_seconds": 0.3, "pong_seconds": 0.4, "rate": 1000}) as server,

@@ -28,6 +28,7 @@ class Transport:
         self.unsent = 0
         self.closing = False
         self.socket: socket.socket | None = None
+        self.sslcontext: object = None
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         assert high > low
@@ -36,7 +37,7 @@ class Transport:
         return self.unsent
 
     def get_extra_info(self, name: str) -> object:
-        return self.socket
+        return getattr(self, name)
 
     def is_closing(self) -> bool:
         return self.closing
@@ -169,7 +170,7 @@ def test_a_client_that_takes_bytes_of_which_the_transport_does_not_know_is_not_s
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells")
-def test_bytes_are_arriving_while_a_client_takes_some_and_has_not_taken_all() -> None:
+def test_bytes_ahead_move_until_the_client_has_taken_those_and_not_what_comes_behind() -> None:
     writer, transport = make()
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -177,17 +178,51 @@ def test_bytes_are_arriving_while_a_client_takes_some_and_has_not_taken_all() ->
         transport.socket, _ = listener.accept()
         with transport.socket as server:
             server.setblocking(False)
+            assert writer.bytes_ahead() is None
             left = fill(server)
             wait_acknowledged(server)
-            assert not writer.is_arriving(), "it is not known yet what was taken before"
-            assert not writer.is_arriving(), "nothing is taken"
+            one, other = writer.bytes_ahead(), writer.bytes_ahead()
+            assert one is not None
+            assert other is not None
+            assert not one.have_moved(), "nothing is taken"
             left -= len(client.recv(1_048_576, socket.MSG_WAITALL))
             wait_acknowledged(server)
-            assert writer.is_arriving()
-            assert not writer.is_arriving()
-            client.recv(left, socket.MSG_WAITALL)
+            assert one.have_moved()
+            assert not one.have_moved()
+            assert other.have_moved(), "another judge has looks of its own"
+            behind = fill(server)
+            left -= len(client.recv(left, socket.MSG_WAITALL))
             wait_acknowledged(server)
-            assert not writer.is_arriving(), "all has come"
+            assert one.have_moved()
+            assert one.are_taken
+            client.recv(behind // 2, socket.MSG_WAITALL)
+            wait_acknowledged(server)
+            assert not one.have_moved(), "what came behind does not count"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells")
+def test_below_tls_bytes_ahead_are_taken_when_the_kernel_has_room_again() -> None:
+    """So many wait between TLS and the socket that no transport counts."""
+    writer, transport = make()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.connect(listener.getsockname())
+        transport.socket, _ = listener.accept()
+        transport.sslcontext = object()
+        with transport.socket as server:
+            server.setblocking(False)
+            first = fill(server)
+            ahead = writer.bytes_ahead()
+            assert ahead is not None
+            taken = hidden = 0
+            while hidden < 1_048_576:
+                taken += len(client.recv(65_536))
+                hidden += fill(server)
+            while not ahead.are_taken:
+                taken += len(client.recv(65_536))
+                wait_acknowledged(server)
+                ahead.have_moved()
+            assert taken > first + hidden // 2
 
 
 def fill(server: socket.socket) -> int:

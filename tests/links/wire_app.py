@@ -60,6 +60,10 @@ class Listener:
             self.write("halted")
         elif message == "flood":
             background.add(asyncio.create_task(self.flood()))
+        elif message == "trickle":
+            background.add(asyncio.create_task(self.trickle()))
+        elif message == "much":
+            self.link.write(Batch([WireMessage(b"x" * 16_384)] * 192))
         else:
             self.write(message)
 
@@ -74,6 +78,12 @@ class Listener:
             await self.link.wait_drained()
             self.link.write(batch)
             await asyncio.sleep(0)
+
+    async def trickle(self) -> None:
+        batch = Batch([WireMessage(b"x" * 8)])
+        while not self.link.is_closed:
+            self.link.write(batch)
+            await asyncio.sleep(0.001)
 
     def refuse(self, kind: str, why: str) -> None:
         pass

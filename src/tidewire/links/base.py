@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Protocol as TypingProtocol
 
 from tidewire.errors import Disconnect
+from tidewire.links.bytes_ahead import BytesAhead
 from tidewire.messages import WireMessage
 from tidewire.protocols.batch import Batch
 
@@ -100,9 +101,9 @@ class Link(ABC):
     def backlog(self) -> tuple[int, int]:
         """Return the bytes and (an upper bound of) the messages that are not yet given to the operating system."""
 
-    def is_arriving(self) -> bool:
-        """Return whether the peer has taken bytes since the last call, and not all: the last ones are on their way."""
-        return False
+    def bytes_ahead(self) -> BytesAhead | None:
+        """Return the bytes before a ping that is written now; None where there are none, or nobody tells."""
+        return None
 
     @abstractmethod
     async def wait_drained(self) -> None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 from tidewire.limits import Limits
+from tidewire.links.bytes_ahead import BytesAhead
 
 __all__ = ("Deadlines", "Due")
+
+
+#: Seconds between looks at the bytes before a ping.
+_LOOK = 1.0
+#: Returns the bytes before a ping that is written now, if there are some.
+Ahead = Callable[[], BytesAhead | None]
+
+
+def _nothing() -> None:
+    return
 
 
 class Due(Enum):
@@ -26,12 +38,13 @@ class Deadlines:
     need not be reported.
     """
 
-    __slots__ = ("_began", "_controls", "_end", "_has_pings", "_limits", "_ping", "pong", "rest")
+    __slots__ = ("_ahead", "_began", "_controls", "_end", "_has_pings", "_limits", "_look", "_ping", "pong", "rest")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._has_pings = limits.ping_seconds > 0
-        self._controls = self._end = self.rest = self._began = self._ping = self.pong = 0.0
+        self._ahead: BytesAhead | None = None
+        self._look = self._controls = self._end = self.rest = self._began = self._ping = self.pong = 0.0
 
     def start_pings(self, now: float, share: float) -> None:
         """Ping from now on, first after this share of the interval."""
@@ -90,20 +103,20 @@ class Deadlines:
         """Return when something is due next."""
         if self._end:
             return self._end
-        moments = [moment for moment in (self._ping, self.pong, self.rest) if moment]
+        moments = [moment for moment in (self._ping, self.pong, self.rest, self._look) if moment]
         return min(moments) if moments else None
 
-    def take_due(self, now: float, *, is_reading: bool, is_arriving: bool = False, received: int = 0) -> Due:
+    def take_due(self, now: float, *, is_reading: bool, received: int = 0, ahead: Ahead = _nothing) -> Due:
         """Return the deadline that has passed, once. `received` are the bytes that have come of an incomplete message.
 
-        A client that is not read cannot be judged, nor its pong while the ping may be behind bytes that it is taking.
+        A client that is not read cannot be judged, nor its pong while the ping is behind bytes that it is taking:
+        `ahead` returns those before a ping that is due now.
         """
         if self._end:
             return Due.END if now >= self._end else Due.NOTHING
         if not is_reading:
             self.reading_resumed(now)
-        elif is_arriving and self.pong:
-            self.pong = now + self._limits.pong_seconds
+        self._look_ahead(now)
         if self.rest and now >= self.rest:
             limits = self._limits
             self.rest = self._began + limits.message_seconds + received / limits.body_rate
@@ -115,7 +128,20 @@ class Deadlines:
             self.pong = self.rest  # the pong may stand behind the message
         if self._ping and now >= self._ping:
             # While reading is paused too: a socket that is broken shows it only when it is written to.
-            self.pong = self.pong or now + self._limits.pong_seconds
+            if not self.pong:
+                self.pong = now + self._limits.pong_seconds
+                self._ahead = ahead()
+                self._look = now + _LOOK if self._ahead else 0.0
             self._ping = now + self._limits.ping_seconds
             return Due.PING
         return Due.NOTHING
+
+    def _look_ahead(self, now: float) -> None:
+        """Put the pong off while the client takes what is before the ping; at the end of that for the last time."""
+        if self._ahead is None:
+            return
+        if self.pong and self._ahead.have_moved():
+            self.pong = now + self._limits.pong_seconds
+        if not self.pong or self._ahead.are_taken:
+            self._ahead = None
+        self._look = now + _LOOK if self._ahead else 0.0

@@ -11,6 +11,7 @@ from collections import deque
 from tidewire.errors import Disconnect
 from tidewire.limits import Limits
 from tidewire.links.base import LOST, Link, Listener
+from tidewire.links.bytes_ahead import BytesAhead
 from tidewire.protocols.batch import Batch
 from tidewire.protocols.close_codes import STALLED
 from tidewire.support.counters import count_limit
@@ -127,8 +128,8 @@ class HeldLink(Link):
             return size, messages
         return size + self._held_bytes, messages + self._held_messages
 
-    def is_arriving(self) -> bool:
-        return self._is_over and self.link.is_arriving()
+    def bytes_ahead(self) -> BytesAhead | None:
+        return self.link.bytes_ahead() if self._is_over else None
 
     async def wait_drained(self) -> None:
         if self.paused and not self._is_over:

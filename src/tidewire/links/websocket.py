@@ -17,6 +17,7 @@ from tidewire.errors import ConfigurationError, Disconnect
 from tidewire.limits import Limits
 from tidewire.links.asgi_application import AsgiApplication, ClientGone, Opening
 from tidewire.links.base import LOST, Link, Listener
+from tidewire.links.bytes_ahead import BytesAhead
 from tidewire.links.deadlines import Deadlines, Due
 from tidewire.links.reader import BY_APPLICATION, BY_HANDSHAKE, BY_WRITER, Control, Fault, Opcode, Reader
 from tidewire.links.writer import Writer, close_frame, control_frame
@@ -235,8 +236,8 @@ class WebSocketLink(Link):
     def backlog(self) -> tuple[int, int]:
         return self._writer.backlog()
 
-    def is_arriving(self) -> bool:
-        return self._writer.is_arriving()
+    def bytes_ahead(self) -> BytesAhead | None:
+        return self._writer.bytes_ahead()
 
     async def wait_drained(self) -> None:
         while self.paused and not self.is_closed:
@@ -385,8 +386,8 @@ class WebSocketLink(Link):
             reader = self._reader
             if reader.is_amid_message:
                 self._deadlines.message_began(now)  # it may have come while reading was paused
-            reads, arrives = not reader.is_paused, self._writer.is_arriving()
-            match self._deadlines.take_due(now, is_reading=reads, is_arriving=arrives, received=reader.incomplete):
+            reads, ahead = not reader.is_paused, self._writer.bytes_ahead
+            match self._deadlines.take_due(now, is_reading=reads, received=reader.incomplete, ahead=ahead):
                 case Due.PING:
                     self._writer.write_frame(control_frame(Opcode.PING, b""))
                 case Due.NO_PONG:

@@ -7,6 +7,7 @@ import asyncio
 from websockets.frames import Close
 
 from tidewire.errors import Disconnect
+from tidewire.links.bytes_ahead import BytesAhead, bytes_ahead
 from tidewire.links.reader import Opcode
 from tidewire.links.tcp_socket import acknowledged_by, unsent_by
 from tidewire.protocols.close_codes import check_close_code, close_reason
@@ -32,7 +33,6 @@ class Writer:
     """
 
     __slots__ = (
-        "_acknowledged",
         "_answer",
         "_is_watched",
         "_later",
@@ -57,7 +57,6 @@ class Writer:
         self._answer = b""
         self._stall: Stall | None = None
         self._writable: asyncio.Event | None = None
-        self._acknowledged: int | None = None
 
     @property
     def is_paused(self) -> bool:
@@ -142,10 +141,9 @@ class Writer:
             0 if self._stall is None else self._stall.messages,
         )
 
-    def is_arriving(self) -> bool:
-        """Return whether the client has taken bytes since the last call, and not all of them."""
-        before, self._acknowledged = self._acknowledged, acknowledged_by(self._transport)
-        return before not in (None, self._acknowledged) and unsent_by(self._transport) > 0
+    def bytes_ahead(self) -> BytesAhead | None:
+        """Return the bytes before a ping that is written now (links.bytes_ahead)."""
+        return bytes_ahead(self._transport, self._later_size)
 
     def pause(self, now: float) -> None:
         """Begin to watch how much the client takes."""

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from engine.support import FailingBroker, run, turns
 from sessions.centrifuge.support import JSON, PROTOBUF, begin, connect, names, open_sessions
 from tidewire.channel_options import ChannelOptions
 from tidewire.errors import Disconnect
+from tidewire.links.bytes_ahead import BytesAhead
 from tidewire.protocols.centrifuge.encoding import CentrifugeJson, CentrifugeProtocol
 from tidewire.protocols.close_codes import INTERNAL_ERROR, NORMAL, SHUTDOWN, SLOW
 from tidewire.rules.base import Grant, Identity
@@ -76,17 +77,24 @@ def test_a_client_whose_answers_we_do_not_read_is_not_ended_for_them() -> None:
 class SlowLink(FakeLink):
     """The link of a client that has other bytes to take before the last ones."""
 
-    __slots__ = ("is_taking",)
+    __slots__ = ("are_taken", "is_taking")
 
     def __init__(self) -> None:
         super().__init__()
         self.is_taking = True
+        self.are_taken = False
 
-    def is_arriving(self) -> bool:
+    def bytes_ahead(self) -> BytesAhead:
+        return cast(BytesAhead, self)
+
+    def have_moved(self) -> bool:
         return self.is_taking
 
 
-def test_a_client_is_not_ended_for_a_ping_behind_bytes_that_it_takes_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stops", ["is_taking", "are_taken"])
+def test_a_client_is_not_ended_for_a_ping_behind_bytes_that_it_takes_slowly(
+    stops: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         async with open_sessions(ping_seconds=0.3, protocol_pong_seconds=0.1) as node:
             monkeypatch.setattr("sessions.centrifuge.support.FakeLink", SlowLink)
@@ -95,7 +103,7 @@ def test_a_client_is_not_ended_for_a_ping_behind_bytes_that_it_takes_slowly(monk
             assert isinstance(link, SlowLink)
             await wait_until(lambda: client.all.count({}) >= 3)
             assert link.closed_with is None
-            link.is_taking = False
+            setattr(link, stops, not getattr(link, stops))
             await client.wait_closed(3012)
 
     run(main())

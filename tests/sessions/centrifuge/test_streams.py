@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from clients.serving import Service, connection_token, serving
+from contract.raw import RawSocket
 from contract.serving import until
 from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.centrifuge.protobuf import decode_frame, encode_delimited, encode_message
@@ -488,6 +489,26 @@ def test_a_websocket_that_asks_for_nothing_is_ended(one: Service) -> None:
                 socket.recv(timeout=15)
             assert caught.value.rcvd is not None
             assert caught.value.rcvd.code == code
+
+
+def test_a_frozen_client_of_a_busy_channel_is_noticed_though_its_kernel_takes_all(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, limits={"ping_seconds": 1, "protocol_pong_seconds": 1}) as service,
+        RawSocket(service.server, "/connection/websocket", receive_buffer=262_144) as frozen,
+    ):
+        subscribe = {"id": 2, "subscribe": {"channel": "news:f"}}
+        frozen.send_frame(RawSocket.TEXT, batch(CONNECT, subscribe))
+        until(lambda: service.api("presence_stats", channel="news:f")["num_clients"] == 1, what="it is there")
+        end = time.monotonic() + 60
+        while service.api("presence_stats", channel="news:f")["num_clients"]:
+            for number in range(20):
+                service.api("publish", channel="news:f", data=number)
+            assert time.monotonic() < end
+        pings = 0
+        while (sent := frozen.next_frame()).opcode != RawSocket.CLOSE:
+            pings += b"{}" in sent.data.split(b"\n")
+        assert sent.data[:2] == (3012).to_bytes(2, "big")
+        assert pings <= 5
 
 
 def test_a_frozen_listener_costs_the_others_nothing(one: Service) -> None:

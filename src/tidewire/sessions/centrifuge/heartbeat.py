@@ -8,6 +8,7 @@ from typing import Protocol as TypingProtocol
 
 from tidewire.engine.connection import Connection
 from tidewire.limits import Limits
+from tidewire.links.bytes_ahead import BytesAhead
 from tidewire.messages import WireMessage
 from tidewire.protocols.centrifuge.codes import NO_PONG, STALE, Malformed, MalformedFrame
 from tidewire.support.counters import count_limit
@@ -17,6 +18,8 @@ __all__ = ("Heartbeat",)
 
 #: The farthest that an expiry is looked for: some are years away.
 _LOOK_SECONDS = 3_600.0
+#: Seconds between looks at the bytes before a ping.
+_LOOK_AHEAD = 1.0
 
 
 class Expiring(TypingProtocol):
@@ -46,6 +49,7 @@ class Heartbeat:
     """The timer (support.timer_wheel.Timer) of one session, from its first byte to its last."""
 
     __slots__ = (
+        "_ahead",
         "_connection",
         "_expiring",
         "_limits",
@@ -63,6 +67,8 @@ class Heartbeat:
         self._limits = limits
         self._expiring = expiring
         self._ping: WireMessage | None = None
+        #: The bytes before the ping whose pong is due, while the client takes them.
+        self._ahead: BytesAhead | None = None
         self._ping_due = self._pong_due = 0.0
         self._stale_due = self._loop.time() + limits.auth_seconds
         self.timer_slot = 0
@@ -81,7 +87,7 @@ class Heartbeat:
         """Take the answer to a ping; raises MalformedFrame when none was due."""
         if self._pong_due <= 0:
             raise MalformedFrame(Malformed.UNASKED_PONG)
-        self._pong_due = 0.0
+        self._pong_due, self._ahead = 0.0, None
 
     def stop(self) -> None:
         """Cancel the timer."""
@@ -98,6 +104,8 @@ class Heartbeat:
         first = self._stale_due or self._ping_due  # a client that has not connected is not pinged
         if 0 < self._pong_due < first:
             first = self._pong_due
+        if self._ahead is not None:
+            first = min(first, now + _LOOK_AHEAD)
         expiry = self._expiring.next_expiry()
         if expiry is not None:
             expiry = min(expiry, now + _LOOK_SECONDS)
@@ -113,9 +121,13 @@ class Heartbeat:
             count_limit("auth_seconds")
             connection.end(STALE)
             return None
+        if self._ahead is not None:
+            if self._ahead.have_moved():
+                self._pong_due = now + self._limits.protocol_pong_seconds
+            if self._ahead.are_taken:
+                self._ahead = None
         if self._pong_due > 0 and now >= self._pong_due:
-            # else it may be among unread bytes, or the ping behind others that a slow client takes
-            if not (connection.has_messages or connection.link.paused or connection.link.is_arriving()):
+            if not (connection.has_messages or connection.link.paused):  # else it may be among unread bytes
                 count_limit("protocol_pong_seconds")
                 connection.end(NO_PONG)
                 return None
@@ -124,7 +136,7 @@ class Heartbeat:
             self._ping_due = now + self._limits.ping_seconds
             if not self._pong_due:
                 self._pong_due = now + self._limits.protocol_pong_seconds
-                connection.link.is_arriving()  # from now on
+                self._ahead = connection.link.bytes_ahead()
             connection.write(self._ping)
         self._expiring.expire(now)
         return None if connection.is_closed else self._seconds(now)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tidewire.backends import open_backend
-from tidewire.errors import ConfigurationError, TidewireError
+from tidewire.backends.base import Broker
+from tidewire.errors import ConfigurationError, NotPublished, TidewireError
 from tidewire.limits import Limits
-from tidewire.messages import Member
+from tidewire.messages import Member, Position, PublishRequest
+from tidewire.retention import Retention
+from tidewire.testing import wait_until
 
 SCHEMES = ("redis", "redis+sentinel", "redis+cluster", "nats", "tls", "postgresql", "mysql")
 FORMS = (
@@ -63,6 +67,49 @@ def test_nodes_that_name_a_file_differently_are_nodes_of_one_store(tmp_path: Pat
 
     asyncio.run(main())
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["link.db"]
+
+
+def test_a_node_whose_link_is_led_elsewhere_refuses_until_it_is_led_back(tmp_path: Path) -> None:
+    """Else it would keep one file, and a worker that comes later another one by the same name."""
+    link = tmp_path / "current.db"
+
+    def lead_to(name: str) -> None:
+        new = tmp_path / "new.db"
+        new.symlink_to(tmp_path / name)
+        new.replace(link)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Broker]:
+        broker, _ = open_backend(f"sqlite:///{link}", Limits())
+        await broker.start(lambda *_: None)
+        try:
+            yield broker
+        finally:
+            await broker.aclose()
+
+    async def main() -> None:
+        lead_to("v1.db")
+        async with opened() as before:
+            request = PublishRequest("room:1", b"{}", retention=Retention(size=10))
+            first = await before.publish(request)
+            lead_to("v2.db")
+            async with opened() as after:
+                assert (await after.publish(request)).epoch != first.epoch
+                for _ in range(2):
+                    with pytest.raises(NotPublished, match=r"current\.db led to .*v1\.db and does so no more"):
+                        await before.publish(request)
+
+            lead_to("v1.db")
+
+            async def is_back() -> bool:
+                try:
+                    return await before.publish(request) == Position(2, first.epoch)
+                except NotPublished:
+                    return False
+
+            await wait_until(is_back)
+
+    asyncio.run(main())
 
 
 def test_a_link_that_leads_in_a_circle_is_an_error_in_words(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:
         from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 
         path = sqlite_path(url)
-        return SqliteBroker(path, limits), SqlitePresence(path)
+        return SqliteBroker(path, limits, name=_sqlite_name(url)), SqlitePresence(path)
     if driver in ("redis", "rediss", "unix"):
         with _driver("redis"):
             from tidewire.backends.redis import open_redis
@@ -93,6 +93,11 @@ def sqlite_path(url: str) -> Path:
 
     Raises ConfigurationError when it names none.
     """
+    name = _sqlite_name(url)
+    return Path(os.path.realpath(name)) if os.path.islink(name) else name
+
+
+def _sqlite_name(url: str) -> Path:
     parts = _split(url)
     path = unquote(parts.path).removeprefix("/")
     if path.removeprefix("file:").startswith(":memory:") or "mode=memory" in parts.query:
@@ -101,7 +106,7 @@ def sqlite_path(url: str) -> Path:
         raise ConfigurationError(
             f"broker {_shown(url)!r} names no file; write sqlite:///chat.db, or sqlite:////var/chat.db from the root"
         )
-    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    return Path(path)
 
 
 def _split(url: str) -> SplitResult:

@@ -36,14 +36,17 @@ _CLOSE = 5.0
 class SqliteBroker(Broker):
     """Keeps publications in an SQLite file: `publish` returns when its commit is on the disk.
 
-    All processes of one machine that open the same file are one store.
+    All processes of one machine that open the same file are one store. `name`: a symbolic link that leads to it.
     """
 
     shared = True
     kept = "committed and fsynced"
 
-    def __init__(self, path: Path, limits: Limits, *, clock: SystemClock | None = None) -> None:
+    def __init__(
+        self, path: Path, limits: Limits, *, name: Path | None = None, clock: SystemClock | None = None
+    ) -> None:
         self._path = path.absolute()
+        self._name = path if name is None else name
         self._limits = limits
         self._clock = StoreClock(clock or SystemClock())
         self.within = self._publish_within
@@ -58,14 +61,14 @@ class SqliteBroker(Broker):
             raise opening_error(error, self._path) from error
 
     async def _start(self, deliver: Deliver, resumed: Resumed) -> None:
-        self._deliver = deliver
-        self._loop = asyncio.get_running_loop()
+        self._deliver, self._loop = deliver, asyncio.get_running_loop()
         self._mailbox, folder = Mailbox(), node_folder(self._path)
         limits, count = self._limits, partial(self._call, count_limit)
         size_limits = SizeLimits(limits.channel_history_bytes, limits.store_history_bytes, count)
         self._readers = Readers(self._path)
         self._writer = writer = WriterThread(
             self._path,
+            self._name,
             folder,
             self._clock,
             self._mailbox,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -31,9 +32,17 @@ class Connection:
     """Keeps the database open; `lost` is called when it was closed, `resumed` when it is open again."""
 
     def __init__(
-        self, path: Path, clock: StoreClock, lock: FairLock, resumed: Callable[[], None], lost: Callable[[], None]
+        self,
+        path: Path,
+        name: Path,
+        clock: StoreClock,
+        lock: FairLock,
+        resumed: Callable[[], None],
+        lost: Callable[[], None],
     ) -> None:
         self._path = path
+        #: A symbolic link to the file, or the file itself.
+        self._name = name.absolute()
         self._clock = clock
         self._lock = lock
         self._resumed = resumed
@@ -64,6 +73,9 @@ class Connection:
     def usable(self) -> Database | None:
         """Return the database, opened again if it is due; None while it cannot be used."""
         database = self.database
+        if self._name != self._path and os.path.realpath(self._name) != str(self._path):
+            self._led_away()
+            return None
         if database is not None and database.is_replaced:
             self.trouble = f"{self._path} was removed or replaced while it was open; it is opened anew"
             if not self._lock.try_acquire():
@@ -78,6 +90,16 @@ class Connection:
         elif database is not None and database.has_lost_log and not self._save_log(database):
             return None
         return self.database or self._reopen()
+
+    def _led_away(self) -> None:
+        """Close a database to which its link does not lead any more: others open another one by it.
+
+        This process cannot go over: its presence and its wake-ups are beside the file.
+        """
+        reason = f"{self._name} led to {self._path} and does so no more: restart the server, or put the link back"
+        if self.trouble != reason:
+            logger.error("%s", reason)
+            self.lose(reason)
 
     def _give_up(self, reason: str) -> None:
         """Close the database whose file is not at its path any more; its log, if it is, belongs to no file."""

@@ -52,6 +52,7 @@ class WriterThread:
     def __init__(
         self,
         path: Path,
+        name: Path,
         folder: Path,
         clock: StoreClock,
         mailbox: Mailbox,
@@ -63,6 +64,7 @@ class WriterThread:
         is_over: Callable[[], bool],
     ) -> None:
         self._path = path
+        self._name = name
         self._folder = folder
         self._clock = clock
         self._mailbox = mailbox
@@ -122,7 +124,7 @@ class WriterThread:
             for waker in (self._mailbox, self._peers):
                 if waker.fileno() >= 0:
                     self._selector.register(waker.fileno(), selectors.EVENT_READ, waker.drain)
-            connection = Connection(self._path, self._clock, self._lock, self._resumed, self._lost)
+            connection = Connection(self._path, self._name, self._clock, self._lock, self._resumed, self._lost)
             opened.callback(connection.close)
             connection.open()
             self._housekeeping = Housekeeping(

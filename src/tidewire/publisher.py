@@ -31,6 +31,7 @@ from tidewire.protocols.meta import with_trace
 from tidewire.protocols.payload import encode_payload
 from tidewire.rules.options_by_name import OptionsByName
 from tidewire.rules.rule_authority import RuleAuthority
+from tidewire.support.shown_value import kind_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
@@ -67,7 +68,9 @@ class Publisher:
     ) -> None:
         hub = None if isinstance(url, str) else url
         if not isinstance(url, str) and not hasattr(url, "url"):
-            raise ConfigurationError(f"a publisher is given {url!r}; write its store, as sqlite:///chat.db, or a hub")
+            raise ConfigurationError(
+                f"a publisher's store is {kind_of(url)}; write its store, as sqlite:///chat.db, or a hub"
+            )
         self._url = url if isinstance(url, str) else url.url
         self._limits = limits or (Limits() if hub is None else hub.limits)
         self._authority = None if hub is None else hub.authority

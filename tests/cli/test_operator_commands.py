@@ -17,7 +17,7 @@ from tests.server.live_server import LiveServer, tidewire, wait_for
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-KEY = "the-key-of-the-api"
+KEY = "the-kéy-of-the-ΑPI"  # letters beyond ASCII, and beyond Latin-1
 APPLICATION = f"""
 from fastapi import FastAPI, WebSocket
 from tidewire import Hub, Permissions

@@ -256,12 +256,34 @@ def test_a_wrong_value_in_the_configuration_is_one_sentence(what: str) -> None:
         )
 
 
-@pytest.mark.parametrize("key", ["\ud800", "clé", "a\nb", " key", "key\t", "\0"])
+@pytest.mark.parametrize("key", ["\ud800", "a\nb", " key", "key\t", "\0", "a\x7fb"])
 def test_a_key_that_no_header_can_hold_is_told(key: str) -> None:
-    """A surrogate was a UnicodeEncodeError; each request with "clé" was 401."""
+    """A surrogate was a UnicodeEncodeError, and with the others each request was 401."""
     for make in (lambda: Hub().api_router(key=key), lambda: Hub().metrics_router(key=key)):
         with pytest.raises(ConfigurationError, match="no header can hold"):
             make()
+
+
+@pytest.mark.parametrize("key", ["plain", "schlüssel", "voilà", "ключ", "a b", "★"])
+def test_a_key_may_have_letters_of_any_language(key: str) -> None:
+    """As Latin-1, or as UTF-8, some bytes of which are spaces in Latin-1; and in the query of the HTTP API."""
+
+    async def scenario() -> None:
+        async with Hub() as hub:
+            app = FastAPI()
+            app.include_router(hub.api_router(key=key))
+            app.include_router(hub.metrics_router(key=key))
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+                assert (await client.post("/api/info", params={"api_key": key})).status_code == 200
+                forms = [form for form in ("latin-1", "utf-8") if form != "latin-1" or max(key) <= "\xff"]
+                for form in forms:
+                    for given, status in ((key, 200), (key[:-1], 401), (f"{key}{key[-1]}", 401)):
+                        for headers in ({"X-API-Key": given.encode(form)},
+                                        {"Authorization": b"ApiKey " + given.encode(form)}):  # fmt: skip
+                            assert (await client.get("/metrics", headers=headers)).status_code == status
+                            assert (await client.post("/api/info", headers=headers)).status_code == status
+
+    run(scenario())
 
 
 @pytest.mark.parametrize(

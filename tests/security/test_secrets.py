@@ -6,7 +6,8 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -15,6 +16,8 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from server.live_server import LiveServer, wait_for
+from tidewire import Hub, JwtIdentity, Publisher, Tickets
+from tidewire.errors import ConfigurationError
 from tidewire.server.logs import Clean
 
 SECRET = "s3cr3t-that-nobody-may-read"
@@ -63,6 +66,50 @@ def test_no_token_is_written_down(server: LiveServer) -> None:
     server.post("/login", json={"username": "ann", "password": SECRET})
     wait_for(lambda: "/login" in server.err, what="the last request is written down")
     assert SECRET not in server.err + server.out
+
+
+URL = f"redis://user:{SECRET}@store"
+#: Mistakes with secrets, each with a value of the wrong type or a wrong address.
+MISTAKES: dict[str, Callable[[Any], Any]] = {
+    "api_router": lambda wrong: Hub().api_router(key=wrong(SECRET)),
+    "metrics_router": lambda wrong: Hub().metrics_router(key=wrong(SECRET)),
+    "Tickets": lambda wrong: Tickets(Hub(), wrong(SECRET * 2)),
+    "webhook": lambda wrong: Hub().webhook("https://example.org/", secret=wrong(SECRET), events=["connected"]),
+    "JwtIdentity": lambda wrong: JwtIdentity(secret=wrong(SECRET)),
+    "Hub": lambda wrong: Hub(wrong(URL)),
+    "Publisher": lambda wrong: Publisher(wrong(URL)),
+    "webhook(url)": lambda wrong: Hub().webhook(wrong(URL), secret="s" * 32, events=["connected"]),
+}
+ADDRESSES: dict[str, Callable[[str], Any]] = {
+    "Hub": Hub,
+    "webhook": lambda url: Hub().webhook(url, secret="s" * 32, events=["connected"]),
+    "JwtIdentity": lambda url: JwtIdentity(jwks=url),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+@pytest.mark.parametrize("wrong", [str.encode, lambda text: [text], lambda text: {"key": text}])
+def test_an_error_about_a_secret_does_not_show_it(what: str, wrong: Any) -> None:
+    """`metrics_router(key=b"…")` said: key=b'…' is no key."""
+    with pytest.raises(ConfigurationError) as raised:
+        MISTAKES[what](wrong)
+    assert SECRET[:6] not in str(raised.value)
+
+
+@pytest.mark.parametrize("what", ADDRESSES)
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"ftp://user:{SECRET}@host/",
+        f"user:{SECRET}@host",
+        f"redis:///user:{SECRET}@host",
+        f"ftp://host/?token={SECRET}",
+    ],
+)
+def test_an_error_about_an_address_shows_no_password(what: str, url: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        ADDRESSES[what](url)
+    assert SECRET[:6] not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["token", "access_token", "api_key", "cf_connect"])

@@ -13,7 +13,7 @@ from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.errors import ConfigurationError
 from tidewire.limits import Limits
-from tidewire.support.shown_value import shown
+from tidewire.support.shown_value import kind_of
 
 __all__ = ("is_local", "open_backend", "shared_name", "sqlite_path")
 
@@ -25,7 +25,7 @@ def open_backend(url: str, limits: Limits) -> tuple[Broker, Presence]:
     """
     if not isinstance(url, str):
         raise ConfigurationError(
-            f"the URL of a store is {shown(url)}; write one, as sqlite:///chat.db "
+            f"the URL of a store is {kind_of(url)}; write one, as sqlite:///chat.db "
             "(is the variable set that it comes from?)"
         )
     broker, presence = _open(url, limits)

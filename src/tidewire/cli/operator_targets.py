@@ -51,7 +51,7 @@ def _key(config: Path | None, key_file: Path | None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise ConfigurationError(f"{key_file} cannot be read ({reason}); write the key of the API there") from None
-    if not key.isprintable() or not key.isascii():
+    if not key.isprintable():
         raise ConfigurationError(f"{key_file} holds no key, but several lines; write the key of the API there, alone")
     return key
 
@@ -77,7 +77,9 @@ class _Server:
         return await asyncio.to_thread(self._post, method, body)
 
     def _post(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"} | ({"X-API-Key": self._key} if self._key else {})
+        headers = {"Content-Type": "application/json"} | (
+            {"X-API-Key": self._key.encode().decode("latin-1")} if self._key else {}
+        )
         request = urllib.request.Request(f"{self._url}/api/{method}", json.dumps(body).encode(), headers)
         try:
             with self._opener.open(request, timeout=_SECONDS) as response:

@@ -24,6 +24,7 @@ from tidewire.errors import ConfigurationError, TidewireError
 from tidewire.events.event_kinds import Event, Interest
 from tidewire.events.event_stream import Cursor, events_of
 from tidewire.messages import Position
+from tidewire.support.shown_value import shown_url
 
 __all__ = ("Webhook", "WebhookDelivery", "is_public", "signature")
 
@@ -66,16 +67,16 @@ class Webhook:
     def __init__(self, url: str, secret: str, interests: Sequence[Interest], *, allow_private: bool) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(f"webhook {url.partition('?')[0]!r} is no URL; write https://example.org/events")
+            raise ConfigurationError(f"webhook {shown_url(url)} is no URL; write https://example.org/events")
         try:
             parts.port, url.encode("ascii"), parts.hostname.encode("idna")
         except ValueError:
             raise ConfigurationError(
-                f"webhook {url.partition('?')[0]!r} has a host, a port or characters that cannot be used; write "
+                f"webhook {shown_url(url)} has a host, a port or characters that cannot be used; write "
                 "https://example.org/events, and others than ASCII as %C3%BC"
             ) from None
         if " " in url:
-            raise ConfigurationError(f"webhook {url.partition('?')[0]!r} has a space; write %20")
+            raise ConfigurationError(f"webhook {shown_url(url)} has a space; write %20")
         if not secret:
             raise ConfigurationError("a webhook needs secret=…: its receiver tells by the signature who has sent it")
         self._secret = secret

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -21,7 +20,7 @@ from tidewire.http_api.calls import FAULT, METHODS, Calls, Method, failure
 from tidewire.messages import HistoryPage
 from tidewire.protocols.centrifuge.codes import UNKNOWN_CHANNEL
 from tidewire.protocols.json_text import with_whole_characters
-from tidewire.sessions.header_keys import check_key
+from tidewire.sessions.header_keys import check_key, is_key
 from tidewire.sessions.origins import Origins
 from tidewire.support.counters import count_limit
 from tidewire.support.refusals import note_refusal
@@ -122,7 +121,7 @@ class _Endpoint:
 
     def __init__(self, calls: Callable[[], Calls], *, key: str, error_mode: str) -> None:
         self._calls = calls
-        self._key = key.encode()
+        self._key = key
         self._error_mode = error_mode
 
     def method(self, name: str) -> Callable[[Request], Any]:
@@ -178,9 +177,9 @@ class _Endpoint:
         scheme, _, authorization = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key")]
         if given[0] is None and scheme.lower() == "apikey":
-            given.append(authorization.strip())
+            given.append(authorization.strip(" \t"))
         given.append(query.get("api_key"))
-        return any(key is not None and hmac.compare_digest(key.encode(), self._key) for key in given)
+        return any(key is not None and is_key(key, self._key) for key in given)
 
     async def _body(self, request: Request) -> bytes:
         node = self._calls().node

@@ -13,7 +13,7 @@ from tidewire.rules.book import Authenticate, map_options, ruled
 from tidewire.rules.channel_rule import ChannelRule
 from tidewire.rules.publish_handlers import MessageTypes
 from tidewire.rules.rate_limits import RateLimit
-from tidewire.support.shown_value import shown
+from tidewire.support.shown_value import kind_of, shown
 
 __all__ = ("Decorators",)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -148,9 +148,9 @@ class Decorators(HubLifecycle):
         A batch that is not answered with 2xx within ten seconds is sent again, with pauses, for a day. Unless
         `allow_private`, nothing is sent to a private address. Raises ConfigurationError for arguments that cannot work.
         """
-        _check_text(url, "the URL of a webhook", "https://example.org/events")
+        _check_text(url, "the URL of a webhook", "https://example.org/events", kind_of)
         if secret is not None:
-            _check_text(secret, "the secret of a webhook", "a long random text")
+            _check_text(secret, "the secret of a webhook", "a long random text", kind_of)
         self._events.add_webhook(url, secret, events, allow_private=allow_private)
 
     async def dead_events(self) -> list[DeadEvent]:
@@ -174,6 +174,6 @@ class Decorators(HubLifecycle):
         return function
 
 
-def _check_text(value: object, what: str, example: str) -> None:
+def _check_text(value: object, what: str, example: str, show: Callable[[object], str] = shown) -> None:
     if not isinstance(value, str):
-        raise ConfigurationError(f"{what} is {shown(value)}; write text, as {example!r}")
+        raise ConfigurationError(f"{what} is {show(value)}; write text, as {example!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from fastapi import Depends, HTTPException
 from starlette.requests import HTTPConnection
 
 from tidewire.errors import ConfigurationError
-from tidewire.sessions.header_keys import check_key
+from tidewire.sessions.header_keys import check_key, is_key
 from tidewire.sessions.origins import Origins
 from tidewire.support.local_host import is_loopback
 from tidewire.support.shown_value import shown
@@ -73,8 +72,8 @@ def has_key(connection: HTTPConnection, key: str) -> bool:
     """Return whether a request presents the key: X-API-Key, or Authorization with ApiKey or Bearer."""
     headers = connection.headers
     scheme, _, authorization = headers.get("authorization", "").partition(" ")
-    given = (headers.get("x-api-key"), authorization.strip() if scheme.lower() in ("apikey", "bearer") else None)
-    return any(one is not None and hmac.compare_digest(one.encode(), key.encode()) for one in given)
+    given = (headers.get("x-api-key"), authorization.strip(" \t") if scheme.lower() in ("apikey", "bearer") else None)
+    return any(one is not None and is_key(one, key) for one in given)
 
 
 def comes_from_this_machine(connection: HTTPConnection) -> bool:

@@ -18,7 +18,7 @@ from tidewire.hub import Hub
 from tidewire.messages import Format, IssuedToken, Position, PublishRequest
 from tidewire.retention import Retention
 from tidewire.rules.base import Identity
-from tidewire.support.shown_value import shown
+from tidewire.support.shown_value import kind_of
 
 __all__ = ("Tickets",)
 
@@ -36,7 +36,7 @@ class Tickets:
     def __init__(self, hub: Hub, secret: str, *, seconds: float = 60.0) -> None:
         if not isinstance(secret, str):
             raise ConfigurationError(
-                f"the secret of tickets is {shown(secret):.20}; write a text of {_SECRET} characters"
+                f"the secret of tickets is {kind_of(secret)}; write a text of {_SECRET} characters"
             )
         if len(secret) < _SECRET:
             raise ConfigurationError(f"the secret of tickets has {len(secret)} characters; write {_SECRET} or more")

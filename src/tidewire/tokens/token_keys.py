@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from tidewire.errors import ConfigurationError
+from tidewire.support.shown_value import shown_url
 
 __all__ = ("ECDSA", "HMAC", "RSA", "KeySet", "KeysAway", "algorithms", "load_public_key")
 
@@ -71,7 +72,9 @@ class KeySet:
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         if not url.startswith(("https://", "http://")):
-            raise ConfigurationError(f"key set {url!r} is no address; write https://example.org/.well-known/jwks.json")
+            raise ConfigurationError(
+                f"key set {shown_url(url)} is no address; write https://example.org/.well-known/jwks.json"
+            )
         self.url = url
         self._clock = clock
         self._keys: Mapping[str, jwt.PyJWK] = {}

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 import msgspec
 
 from tidewire.errors import ConfigurationError
+from tidewire.support.shown_value import shown_url
 
 __all__ = ("Address", "Host", "Kind", "parse_address")
 
@@ -160,5 +161,5 @@ def _hosts(text: str, port: int, *, is_one: bool) -> tuple[Host, ...]:
 
 def _number(text: str, what: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 10_000:
-        raise ConfigurationError(f"broker URL: {what} is {text!r}; write a small number")
+        raise ConfigurationError(f"broker URL: {what} is {shown_url(text)}; write a small number")
     return int(text)

@@ -26,6 +26,8 @@ Handle = Callable[[str | bytes], Awaitable[None]]
 Step = Callable[[], Awaitable[None]]
 #: One that reads, and returns the bytes of its reply.
 Reading = Callable[[], Awaitable[int]]
+#: Small replies in a row by which a client that has read much is one that reads little.
+_SMALL_REPLIES = 3
 
 
 class CommandQueue:
@@ -41,7 +43,7 @@ class CommandQueue:
         "_handle",
         "_is_admitted",
         "_reading",
-        "_reads_much",
+        "_small_replies",
         "_steps",
         "connection",
         "is_running",
@@ -60,8 +62,8 @@ class CommandQueue:
         self._closed = closed
         self._calls: InFlight | None = None
         self._reading: asyncio.Lock | None = None
-        #: Whether the last read had a large reply.
-        self._reads_much = False
+        #: Small replies since a large one; one is missing at first, when nothing is known but the request.
+        self._small_replies = _SMALL_REPLIES - 1
         self._steps: deque[Step] | None = None
         self._is_admitted = False
         #: Something is running for the client.
@@ -93,15 +95,15 @@ class CommandQueue:
             self._calls = InFlight(self.node, self.connection, "calls_in_flight")
         await self._calls.put(self._guard(run))
 
-    async def read_beside(self, step: Reading) -> None:
+    async def read_beside(self, step: Reading, *, may_be_large: bool) -> None:
         """Begin a step as `run_beside` does, which reads something large."""
-        await self.run_beside(lambda: self.read_in_turn(step))
+        await self.run_beside(lambda: self.read_in_turn(step, may_be_large=may_be_large))
 
-    async def read_in_turn(self, step: Reading) -> None:
+    async def read_in_turn(self, step: Reading, *, may_be_large: bool = True) -> None:
         """Run a step that reads something large: one at a time, as the client takes them.
 
         So a client holds one reply that it has asked for and not taken, and nothing is read before its turn. A client
-        whose last reply was small does not wait behind all those that read much.
+        whose replies are small does not wait behind all those that read much; the first one is judged by its request.
         """
         if self._reading is None:
             self._reading = asyncio.Lock()
@@ -109,8 +111,10 @@ class CommandQueue:
             await self.wait_drained()
             if not self.connection.is_closed:
                 budget = ReplyBudget.of(asyncio.get_running_loop())
-                async with budget.reserve(self.node.limits, reads_much=self._reads_much):
-                    self._reads_much = await step() >= LARGE
+                reads_much = self._small_replies < _SMALL_REPLIES - (not may_be_large)
+                async with budget.reserve(self.node.limits, reads_much=reads_much):
+                    if size := await step():  # an error says nothing
+                        self._small_replies = 0 if size >= LARGE else self._small_replies + 1
 
     async def wait_drained(self) -> None:
         """Wait while the client takes nothing: it is given no more replies then."""

@@ -38,7 +38,7 @@ from tidewire.protocols.payload import encode_json
 from tidewire.rules.base import Action, Authority, Identity
 from tidewire.sessions.centrifuge.credentials import Credentials, ttl_of
 from tidewire.sessions.centrifuge.heartbeat import Heartbeat
-from tidewire.sessions.centrifuge.history_and_presence import count_presence, read_in_turn, read_presence
+from tidewire.sessions.centrifuge.history_and_presence import count_presence, may_be_large, read_in_turn, read_presence
 from tidewire.sessions.centrifuge.map_form import value_of
 from tidewire.sessions.centrifuge.map_subscribing import map_of
 from tidewire.sessions.centrifuge.subscriptions import ClientSubscriptions
@@ -151,9 +151,9 @@ class Commands:
         logger.error("command %s of connection %s failed; it gets error 100", name, self._connection.id, exc_info=error)
         return codes.INTERNAL
 
-    async def _answer_read(self, command: int, name: str, read: Callable[[], Awaitable[Struct]]) -> None:
+    async def _answer_read(self, command: int, name: str, request: Any, read: Callable[[], Awaitable[Struct]]) -> None:
         """Reply with something large that is read now, or when the client has taken its earlier replies."""
-        await self._queue.read_beside(lambda: self._answer(command, name, read()))
+        await self._queue.read_beside(lambda: self._answer(command, name, read()), may_be_large=may_be_large(request))
 
     def _name(self, channel: str) -> str:
         """Return the name of a channel that a client may mean."""
@@ -283,12 +283,13 @@ class Commands:
         async def read() -> m.PresenceResult:
             return m.PresenceResult(await read_presence(self._node, channel, options))
 
-        await self._answer_read(command, "presence", read)
+        await self._answer_read(command, "presence", request, read)
 
     async def presence_stats(self, command: int, request: m.PresenceStatsRequest) -> None:
         """Reply with the number of members of a channel."""
         channel, options = await self._may_read(request.channel, Action.PRESENCE)
-        await self._answer_read(command, "presence_stats", lambda: count_presence(self._node, channel, options))
+        count = partial(count_presence, self._node, channel, options)
+        await self._answer_read(command, "presence_stats", request, count)
 
     async def _may_read(self, name: str, action: Action) -> tuple[str, ChannelOptions]:
         """Return a channel and its options, for a client that may do it."""
@@ -308,7 +309,7 @@ class Commands:
             found = [protocol.publication_of(pub, protocol.data_of(pub), offset=True) for pub in page.publications]
             return m.HistoryResult(found, page.top.epoch, page.top.offset)
 
-        await self._answer_read(command, "history", read)
+        await self._answer_read(command, "history", request, read)
 
     async def rpc(self, command: int, request: m.RpcRequest) -> None:
         """Reply with the result of the application."""

@@ -14,10 +14,12 @@ from tidewire.protocols.centrifuge import messages as m
 from tidewire.protocols.meta import client_info, user_of
 from tidewire.sessions.reply_budget import ReplyBudget
 
-__all__ = ("count_presence", "read_history", "read_in_turn", "read_presence")
+__all__ = ("count_presence", "may_be_large", "read_history", "read_in_turn", "read_presence")
 
 #: Bytes of a member in a reply, about, and the members of a reply that one turn of the loop makes.
 _MEMBER, _MEMBERS = 128, 1_000
+#: Publications up to which a history is hardly large.
+_FEW = 100
 
 
 async def read_presence(node: Node, channel: str, options: ChannelOptions) -> dict[str, m.ClientInfo]:
@@ -41,6 +43,13 @@ async def _members(node: Node, channel: str, options: ChannelOptions) -> list[Me
     if not options.presence:
         raise NotAvailable(f"{channel!r} has no presence; its rule or namespace may enable it")
     return await node.presence.members(channel)
+
+
+def may_be_large(request: m.HistoryRequest | m.PresenceRequest | m.PresenceStatsRequest) -> bool:
+    """Return whether the reply may be a large one, as far as the request tells."""
+    if isinstance(request, m.HistoryRequest):
+        return not 0 <= request.limit <= _FEW
+    return isinstance(request, m.PresenceRequest)
 
 
 async def read_in_turn(node: Node, channel: str, options: ChannelOptions, request: m.HistoryRequest) -> HistoryPage:

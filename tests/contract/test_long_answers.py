@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ WORDS, READERS = 5_000, 20
 WHOLE = "".join(f"word{n} " for n in range(WORDS))
 
 
-class Reader:
+class Reader(ABC):
     """Stays for a while, leaves, and comes back, where it was or from the beginning, until it has the end."""
 
     def __init__(self, server: Server) -> None:
@@ -53,8 +54,9 @@ class Reader:
                     await self._stay()
             await asyncio.sleep(random.uniform(0.0, 0.5))
 
+    @abstractmethod
     async def _stay(self) -> None:
-        raise NotImplementedError
+        """Read on, and take each chunk, until the end of the text or of the connection."""
 
 
 class OverWebSocket(Reader):

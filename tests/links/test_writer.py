@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
@@ -150,79 +150,74 @@ def test_waiting_ends_with_the_pause() -> None:
 def test_a_client_that_takes_bytes_of_which_the_transport_does_not_know_is_not_stalled() -> None:
     """Below TLS so many wait between TLS and the socket that what the transport counts stays as it is for long."""
     writer, transport = make()
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        client.connect(listener.getsockname())
-        transport.socket, _ = listener.accept()
-        with transport.socket as server:
-            server.setblocking(False)
-            fill(server)
-            wait_acknowledged(server)
-            writer.pause(0.0)
-            assert writer.stalled_seconds(9.0) == 9.0
-            client.recv(1_048_576, socket.MSG_WAITALL)
-            filled = 0
-            while filled < 1_048_576:
-                filled += fill(server)
-            transport.unsent = 1  # there is not less to send than before
-            assert writer.stalled_seconds(10.0) == 0.0
-            assert writer.stalled_seconds(12.0) == 2.0
+    with connected(transport) as (server, client):
+        fill(server)
+        wait_acknowledged(server)
+        writer.pause(0.0)
+        assert writer.stalled_seconds(9.0) == 9.0
+        client.recv(1_048_576, socket.MSG_WAITALL)
+        wait_acknowledged(server)
+        transport.unsent = 16_777_216  # there is not less to send than before
+        assert writer.stalled_seconds(10.0) == 0.0
+        assert writer.stalled_seconds(12.0) == 2.0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells")
 def test_bytes_ahead_move_until_the_client_has_taken_those_and_not_what_comes_behind() -> None:
     writer, transport = make()
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        client.connect(listener.getsockname())
-        transport.socket, _ = listener.accept()
-        with transport.socket as server:
-            server.setblocking(False)
-            assert writer.bytes_ahead() is None
-            left = fill(server)
-            wait_acknowledged(server)
-            one, other = writer.bytes_ahead(), writer.bytes_ahead()
-            assert one is not None
-            assert other is not None
-            assert not one.have_moved(), "nothing is taken"
-            left -= len(client.recv(1_048_576, socket.MSG_WAITALL))
-            wait_acknowledged(server)
-            assert one.have_moved()
-            assert not one.have_moved()
-            assert other.have_moved(), "another judge has looks of its own"
-            behind = fill(server)
-            left -= len(client.recv(left, socket.MSG_WAITALL))
-            wait_acknowledged(server)
-            assert one.have_moved()
-            assert one.are_taken
-            client.recv(behind // 2, socket.MSG_WAITALL)
-            wait_acknowledged(server)
-            assert not one.have_moved(), "what came behind does not count"
+    with connected(transport) as (server, client):
+        assert writer.bytes_ahead() is None
+        left = fill(server)
+        wait_acknowledged(server)
+        one, other = writer.bytes_ahead(), writer.bytes_ahead()
+        assert one is not None
+        assert other is not None
+        assert not one.have_moved(), "nothing is taken"
+        left -= len(client.recv(1_048_576, socket.MSG_WAITALL))
+        wait_acknowledged(server)
+        assert one.have_moved()
+        assert not one.have_moved()
+        assert other.have_moved(), "another judge has looks of its own"
+        behind = fill(server)
+        left -= len(client.recv(left, socket.MSG_WAITALL))
+        wait_acknowledged(server)
+        assert one.have_moved()
+        assert one.are_taken
+        client.recv(behind // 2, socket.MSG_WAITALL)
+        wait_acknowledged(server)
+        assert not one.have_moved(), "what came behind does not count"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells")
 def test_below_tls_bytes_ahead_are_taken_when_the_kernel_has_room_again() -> None:
     """So many wait between TLS and the socket that no transport counts."""
     writer, transport = make()
+    transport.sslcontext = object()
+    with connected(transport) as (server, client):
+        first = fill(server)
+        ahead = writer.bytes_ahead()
+        assert ahead is not None
+        taken = hidden = 0
+        while hidden < 1_048_576:
+            taken += len(client.recv(65_536))
+            hidden += fill(server)
+        while not ahead.are_taken:
+            taken += len(client.recv(65_536))
+            wait_acknowledged(server)
+            ahead.have_moved()
+        assert taken > first + hidden // 2
+
+
+@contextlib.contextmanager
+def connected(transport: Transport) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Give the transport a socket; yield it, and that of a client with a small buffer."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         client.connect(listener.getsockname())
         transport.socket, _ = listener.accept()
-        transport.sslcontext = object()
         with transport.socket as server:
             server.setblocking(False)
-            first = fill(server)
-            ahead = writer.bytes_ahead()
-            assert ahead is not None
-            taken = hidden = 0
-            while hidden < 1_048_576:
-                taken += len(client.recv(65_536))
-                hidden += fill(server)
-            while not ahead.are_taken:
-                taken += len(client.recv(65_536))
-                wait_acknowledged(server)
-                ahead.have_moved()
-            assert taken > first + hidden // 2
+            yield server, client
 
 
 def fill(server: socket.socket) -> int:

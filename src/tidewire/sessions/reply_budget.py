@@ -56,7 +56,8 @@ class AnswerSizes:
             first.set_result(None)
 
 
-Waiting = deque[tuple[int, asyncio.Future[None]]]
+#: Those that wait: the bytes that each wants, those of all when it is let on, and its turn.
+Waiting = deque[tuple[int, int, asyncio.Future[None]]]
 
 
 class ReplyBudget(PerLoop):
@@ -89,7 +90,7 @@ class ReplyBudget(PerLoop):
             yield
         finally:
             self._reserved -= size
-            self._wake(limits.replies_bytes)
+            self._wake()
 
     async def _take(self, size: int, most: int, row: int) -> None:
         if not any(self._rows) and self._reserved + size <= most:
@@ -97,18 +98,18 @@ class ReplyBudget(PerLoop):
             return
         count_limit("replies_bytes")
         ready: asyncio.Future[None] = self._loop.create_future()
-        self._rows[row].append((size, ready))
+        self._rows[row].append((size, most, ready))
         try:
             await ready
         except BaseException:
             if ready.done() and not ready.cancelled():  # it was given bytes that it no longer wants
                 self._reserved -= size
-                self._wake(most)
+                self._wake()
             raise
 
-    def _wake(self, most: int) -> None:
+    def _wake(self) -> None:
         while (number := self._next_row()) is not None:
-            size, ready = self._rows[number][0]
+            size, most, ready = self._rows[number][0]
             if self._reserved + size > most:
                 return
             self._row = number
@@ -120,7 +121,7 @@ class ReplyBudget(PerLoop):
         """Return the row from which the next one is let on, or None when nobody waits."""
         for number in (1 - self._row, self._row):
             row = self._rows[number]
-            while row and row[0][1].done():  # cancelled
+            while row and row[0][2].done():  # cancelled
                 row.popleft()
             if row:
                 return number

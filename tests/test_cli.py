@@ -140,19 +140,6 @@ def test_a_mistake_is_one_line_that_says_what_to_do(tmp_path: Path, arguments: s
     assert "s3cret" not in ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("written", "near"), [("main:app", "app:app"), ("app.py:app", "app:app"), ("app.py", "app:app"), ("lib:x", "x:x")]
-)
-def test_a_file_of_this_folder_is_named_where_a_module_is_missing(tmp_path: Path, written: str, near: str) -> None:
-    (tmp_path / "app.py").write_text("from fastapi import FastAPI\napp: FastAPI = FastAPI()\n")
-    (tmp_path / "x.py").write_text("x = 1\n")
-    (tmp_path / "other.py").write_text("application = None\n")
-    (tmp_path / "folder.py").mkdir()
-    ended = tidewire(tmp_path, *f"run {written} --port 0".split())
-    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
-    assert f"did you mean {near}?" in ended.stderr
-
-
 def test_several_mistakes_of_a_file_have_a_line_each(tmp_path: Path) -> None:
     (tmp_path / "tidewire.toml").write_text("prot = 1\n[engine]\ntype = 'redis'\n")
     ended = tidewire(tmp_path, "serve")

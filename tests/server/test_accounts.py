@@ -18,12 +18,12 @@ from tidewire.server import passwords as module
 from tidewire.server.accounts import (
     Accounts,
     BadName,
-    InvalidCredentials,
     NameTaken,
     display_name,
 )
 from tidewire.server.login_attempts import TooManyAttempts
-from tidewire.server.passwords import FairTurns, WeakPassword
+from tidewire.server.login_sessions import InvalidCredentials
+from tidewire.server.passwords import FairTurns, Passwords, WeakPassword
 
 GOOD = "correct horse"
 
@@ -54,7 +54,7 @@ def test_who_was_added_may_log_in_also_after_a_restart(tmp_path: Path) -> None:
         assert (await accounts.add_user("Ann", GOOD)).name == "Ann"
 
     async def second(accounts: Accounts) -> None:
-        assert (await accounts.login("ann", GOOD)).name == "Ann"
+        assert (await accounts.login("ann", GOOD))[0].name == "Ann"
         assert [user.name for user in await accounts.users()] == ["Ann"]
 
     with_accounts(tmp_path / "a.db", first)
@@ -148,7 +148,7 @@ def test_ten_failures_in_a_minute_shut_the_name_for_the_rest_of_it(tmp_path: Pat
             await accounts.login("ANN", GOOD)
         assert caught.value.retry_after == 60
         clock.now += 60
-        assert (await accounts.login("ann", GOOD)).name == "ann"
+        assert (await accounts.login("ann", GOOD))[0].name == "ann"
 
     with_accounts(tmp_path / "a.db", test, clock)
 
@@ -395,11 +395,59 @@ def test_sessions_end_one_by_one_all_at_once_and_with_another_password(tmp_path:
             await accounts.change_password(user, "wrong horse", "another horse", keep=third.id)
         assert await accounts.change_password(user, GOOD, "another horse", keep=third.id) == 1
         assert [session.id for session in await accounts.sessions.of(user.id)] == [third.id]
-        assert await accounts.login("ann", "another horse") == user
-        assert await accounts.sessions.end(user.id) == 1
+        again, newest = await accounts.login("ann", "another horse")
+        assert again == user
+        assert await accounts.sessions.end(user.id) == 2
         ends = await accounts.sessions.ended_after(0)
-        assert [(end.user, end.session) for end in ends] == [("ann", first.id), ("ann", second.id), ("ann", "")]
+        assert [end.session for end in ends[:2]] == [first.id, second.id]
+        assert {end.session for end in ends[2:]} == {third.id, newest.id}
 
+    with_accounts(tmp_path / "a.db", test)
+
+
+@pytest.mark.parametrize("meanwhile", ["changed", "removed", "removed and added"])
+def test_a_password_that_was_right_begins_nothing_when_it_is_not_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """A login, or a change of the password, that began with the old one ends with the new one."""
+    verify = Passwords.verify
+    events: list[Callable[[], Awaitable[object]]] = []
+
+    async def overtaken(passwords: Passwords, password: str, expected: str, *path: str) -> bool:
+        right = await verify(passwords, password, expected, *path)
+        if events:
+            await events.pop()()
+        return right
+
+    async def test(accounts: Accounts) -> None:
+        user = await accounts.add_user("ann", GOOD)
+        mine = await accounts.sessions.start(user.id, 60)
+
+        async def event() -> None:
+            if meanwhile == "changed":
+                await accounts.change_password(user, GOOD, "another horse", keep=mine.id)
+            else:
+                await accounts.remove_user("ann")
+            if meanwhile == "removed and added":
+                await accounts.add_user("ann", GOOD)
+
+        async def change() -> None:
+            await accounts.change_password(user, GOOD, "a thief's horse")
+
+        attempts: list[Callable[[], Awaitable[object]]] = [lambda: accounts.login("ann", GOOD), change]
+        for attempt in attempts:
+            events.append(event)
+            with pytest.raises(InvalidCredentials):
+                await attempt()
+            assert not events
+            left = [session.id for session in await accounts.sessions.of(user.id)]
+            assert left == ([mine.id] if meanwhile == "changed" else [])
+            if meanwhile == "changed":
+                await accounts.change_password(user, "another horse", GOOD, keep=mine.id)
+            elif await accounts.find("ann") is None:
+                break
+
+    monkeypatch.setattr(Passwords, "verify", overtaken)
     with_accounts(tmp_path / "a.db", test)
 
 

@@ -50,32 +50,6 @@ def test_replies_beyond_the_budget_wait_in_their_order() -> None:
     asyncio.run(main())
 
 
-def test_the_replies_of_two_hubs_wait_for_their_own_limits() -> None:
-    """Whoever is let on when a smaller hub ends its reply is judged by the limit of its own: nobody waits for ever."""
-
-    async def main() -> None:
-        large, small = Limits(reply_bytes=50, replies_bytes=100), Limits(reply_bytes=20, replies_bytes=20)
-        budget = ReplyBudget.of(asyncio.get_running_loop())
-        order: list[str] = []
-
-        async def reply(name: str, limits: Limits) -> None:
-            async with budget.reserve(limits):
-                order.append(name)
-                await asyncio.sleep(0)
-
-        async with asyncio.timeout(5):
-            async with budget.reserve(large, most=100):
-                names = ["small 1", "small 2", "small 3", "large 1", "large 2"]
-                tasks = [
-                    asyncio.create_task(reply(name, large if name.startswith("large") else small)) for name in names
-                ]
-                await asyncio.sleep(0)
-            await asyncio.gather(*tasks)
-        assert order == names
-
-    asyncio.run(main())
-
-
 def test_who_reads_little_does_not_wait_behind_all_who_read_much() -> None:
     async def main() -> None:
         limits = Limits(reply_bytes=100, replies_bytes=100)

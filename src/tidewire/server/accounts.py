@@ -16,21 +16,24 @@ from tidewire.errors import TidewireError
 from tidewire.limits import Limits
 from tidewire.server.accounts_database import Database
 from tidewire.server.login_attempts import Attempts, Bound
-from tidewire.server.login_sessions import LoginSessions, User, end_sessions
+from tidewire.server.login_sessions import (
+    InvalidCredentials,
+    LoginSession,
+    LoginSessions,
+    User,
+    end_sessions,
+    has_password,
+)
 from tidewire.server.passwords import Passwords, check_password
 from tidewire.server.stored_rooms import RoomTable
 
-__all__ = ("Accounts", "BadName", "InvalidCredentials", "NameTaken", "Removed", "display_name")
+__all__ = ("Accounts", "BadName", "NameTaken", "Removed", "display_name")
 
 _NAME = re.compile(r"[\w.-]{1,32}")
 #: Separates a name from the number of the account in an id; no name contains it.
 _NUMBER = "~"
 #: Seconds over which sign-ups are counted.
 _HOUR = 3_600.0
-
-
-class InvalidCredentials(TidewireError):
-    """Raised when there is no such user, or the password is wrong; the text does not say which."""
 
 
 class NameTaken(TidewireError):
@@ -129,13 +132,28 @@ class Accounts:
         return [User(*row) for row in rows]
 
     async def login(
-        self, name: str, password: str, *, network: str = "", device: tuple[str, str] | None = None
-    ) -> User:
-        """Return the user of a name and a password; takes the same time whether the user exists or not.
+        self,
+        name: str,
+        password: str,
+        *,
+        network: str = "",
+        device: tuple[str, str] | None = None,
+        seconds: float = _HOUR,
+        program: str = "",
+    ) -> tuple[User, LoginSession]:
+        """Begin a session of the user of a name and a password.
 
-        `device` is the user id and the id of a device that this user has logged in on before: its guesses are counted
-        apart from those of the network. Raises InvalidCredentials, and TooManyAttempts beyond the limits of guesses.
+        It takes the same time whether the user exists or not. `device` is the user id and the id of a device that this
+        user has logged in on before: its guesses are counted apart from those of the network. Raises
+        InvalidCredentials, also when the password changes meanwhile, and TooManyAttempts beyond the limits of guesses.
         """
+        user, password_hash = await self._verified(name, password, network, device)
+        return user, await self.sessions.start(user.id, seconds, program, password=password_hash)
+
+    async def _verified(
+        self, name: str, password: str, network: str, device: tuple[str, str] | None
+    ) -> tuple[User, str]:
+        """Return the user of a name and a password, and the hash that it matches; raises as `login` does."""
         found = await self._database.read(lambda connection: _find_with_password(connection, name))
         is_known = device is not None and found is not None and device[0] == found[0].id
         bounds = self._device_bounds(device) if device and is_known else self._guess_bounds(name, network)
@@ -147,20 +165,22 @@ class Accounts:
             await self._attempts.undo(begun)
             raise
         if found is None or not right:
-            raise InvalidCredentials("invalid credentials")
+            raise InvalidCredentials
         await self._attempts.undo(begun, forget=bounds[:1])
-        return found[0]
+        return found
 
     async def change_password(self, user: User, password: str, new: str, *, network: str = "", keep: str = "") -> int:
         """Change a password, and end all sessions of the user but one; return how many were ended.
 
-        Raises InvalidCredentials, WeakPassword, TooManyAttempts.
+        Raises InvalidCredentials, also when the password changes meanwhile, WeakPassword, TooManyAttempts.
         """
         check_password(new)
-        await self.login(user.name, password, network=network, device=(user.id, keep) if keep else None)
+        _, before = await self._verified(user.name, password, network, (user.id, keep) if keep else None)
         password_hash = await self._passwords.hash(new, "device", user.id, keep)
 
         def work(connection: sqlite3.Connection) -> int:
+            if not has_password(connection, user.id, before):
+                raise InvalidCredentials
             connection.execute("UPDATE accounts_users SET password = ? WHERE id = ?", (password_hash, user.id))
             return end_sessions(connection, user.id, keep=keep)
 

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS accounts_sessions (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS accounts_sessions_user ON accounts_sessions (user);
 
--- Sessions that were ended of late, for the workers that have connections of them; '': every session of the user.
+-- Sessions that were ended of late, for the workers that have connections of them.
 CREATE TABLE IF NOT EXISTS accounts_ended (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     user TEXT NOT NULL,

@@ -9,15 +9,31 @@ from collections.abc import Callable
 
 import msgspec
 
+from tidewire.errors import TidewireError
 from tidewire.server.accounts_database import Database
 from tidewire.support.counters import count_limit
 
-__all__ = ("EndedSession", "LoginSession", "LoginSessions", "User", "end_sessions")
+__all__ = (
+    "EndedSession",
+    "InvalidCredentials",
+    "LoginSession",
+    "LoginSessions",
+    "User",
+    "end_sessions",
+    "has_password",
+)
 
 #: Seconds for which workers can learn of the end of a session.
 _RECORDED_SECONDS = 3_600.0
 #: Characters of the description of a device.
 _DEVICE = 120
+
+
+class InvalidCredentials(TidewireError):
+    """Raised when there is no such user, or the password is wrong; the text does not say which."""
+
+    def __init__(self) -> None:
+        super().__init__("invalid credentials")
 
 
 class User(msgspec.Struct, frozen=True):
@@ -38,12 +54,11 @@ class LoginSession(msgspec.Struct, frozen=True):
 
 
 class EndedSession(msgspec.Struct, frozen=True):
-    """A session that has ended early; "" stands for all sessions of the user."""
+    """A session that has ended early."""
 
     seq: int
     user: str
     session: str
-    ended: float
 
 
 class LoginSessions:
@@ -54,13 +69,18 @@ class LoginSessions:
         self._most = most
         self._clock = clock
 
-    async def start(self, user: str, seconds: float, device: str = "") -> LoginSession:
-        """Begin a session of a user; the oldest ones end if the user has too many."""
+    async def start(self, user: str, seconds: float, device: str = "", *, password: str | None = None) -> LoginSession:
+        """Begin a session of a user; the oldest ones end if the user has too many.
+
+        With the hash of a `password` that was right, raises InvalidCredentials if the user has another one by now.
+        """
         now = self._clock()
         session = LoginSession(secrets.token_urlsafe(16), now, now + seconds, device[:_DEVICE])
         values = (session.id, user, session.created, session.expires, session.device)
 
         def work(connection: sqlite3.Connection) -> int:
+            if password is not None and not has_password(connection, user, password):
+                raise InvalidCredentials
             connection.execute("DELETE FROM accounts_sessions WHERE expires <= ?", (now,))
             statement = "SELECT id FROM accounts_sessions WHERE user = ? ORDER BY created DESC LIMIT -1 OFFSET ?"
             old = connection.execute(statement, (user, self._most - 1)).fetchall()
@@ -111,7 +131,7 @@ class LoginSessions:
 
     async def ended_after(self, seq: int) -> list[EndedSession]:
         """Return the sessions that were ended after another one."""
-        statement = "SELECT seq, user, session, ended FROM accounts_ended WHERE seq > ? ORDER BY seq"
+        statement = "SELECT seq, user, session FROM accounts_ended WHERE seq > ? ORDER BY seq"
         rows = await self._database.read(lambda connection: connection.execute(statement, (seq,)).fetchall())
         return [EndedSession(*row) for row in rows]
 
@@ -122,7 +142,12 @@ def end_sessions(connection: sqlite3.Connection, user: str, session: str = "", *
     connection.execute("DELETE FROM accounts_ended WHERE ended < ?", (now - _RECORDED_SECONDS,))
     statement = "DELETE FROM accounts_sessions WHERE user = ? AND (id = ? OR ? = '') AND id != ? RETURNING id"
     ended = connection.execute(statement, (user, session, session, keep)).fetchall()
-    recorded = [""] if not session and not keep else [id_ for (id_,) in ended]
     insert = "INSERT INTO accounts_ended (user, session, ended) VALUES (?, ?, ?)"
-    connection.executemany(insert, [(user, id_, now) for id_ in recorded])
+    connection.executemany(insert, [(user, id_, now) for (id_,) in ended])
     return len(ended)
+
+
+def has_password(connection: sqlite3.Connection, user: str, password: str) -> bool:
+    """Return whether the hash of a password is still that of a user."""
+    statement = "SELECT 1 FROM accounts_users WHERE id = ? AND password = ?"
+    return connection.execute(statement, (user, password)).fetchone() is not None

@@ -111,7 +111,7 @@ class PageAuthority(NamespaceAuthority):
         else:
             raise Rejected(BAD_COMMAND)
         subscriptions = {list_channel(viewer.user): _LIST}
-        return Identity(viewer.user, expires_at=viewer.expires_at, subscriptions=subscriptions, context=PageContext())
+        return msgspec.structs.replace(viewer, subscriptions=subscriptions, context=PageContext())
 
     async def _login(self, token: str) -> Identity:
         found = await self._logins.identify(token)
@@ -125,7 +125,7 @@ class PageAuthority(NamespaceAuthority):
         again = await self._login(token)
         if again.user != caller.identity.user:
             raise Rejected(INVALID_TOKEN)
-        return msgspec.structs.replace(caller.identity, expires_at=again.expires_at)
+        return msgspec.structs.replace(caller.identity, expires_at=again.expires_at, token=again.token)
 
     async def subscribe(self, caller: Caller, channel: str, token: str, data: bytes) -> Grant:
         _check(caller, channel)

@@ -14,7 +14,6 @@ import inspect
 import logging
 import math
 import os
-import re
 import signal
 import socket
 import ssl
@@ -22,7 +21,6 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
@@ -241,7 +239,7 @@ def _load(job: Job) -> App:
             raise  # of the module itself
         reason = str(error).splitlines()[0].rstrip(".")
         module, _, name = job.app.partition(":")
-        remedy = _nearest(module, name or "app")
+        remedy = "write it as main:app, in the folder that holds main.py"
         if name and module in sys.modules:
             remedy = f"name the application that {module} has, or write `{name} = FastAPI(lifespan=hub.lifespan)` there"
         raise ConfigurationError(f"{job.app} cannot be loaded ({reason}); {remedy}") from None
@@ -254,17 +252,6 @@ def _load(job: Job) -> App:
         what = kind if callable(app) else f"{type(app).__name__}, not an ASGI application"
         raise ConfigurationError(f"{job.app} is {what}")
     return app
-
-
-def _nearest(module: str, name: str) -> str:
-    """Return the advice for a module that cannot be imported: the only file of this folder that has the name."""
-    has_name = re.compile(rf"^{re.escape(name)}\b *[:=]", re.MULTILINE)
-    files = [file for file in Path.cwd().glob("*.py") if file.is_file() and os.access(file, os.R_OK)]
-    having = [file for file in files if has_name.search(file.read_text("utf-8", "replace"))]
-    near = [file for file in having if file.name == module] or having
-    if len(near) == 1:
-        return f"did you mean {near[0].stem}:{name}?"
-    return "write it as main:app, in the folder that holds main.py"
 
 
 def _needs_no_scope(app: object) -> bool:

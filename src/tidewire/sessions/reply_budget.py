@@ -56,8 +56,7 @@ class AnswerSizes:
             first.set_result(None)
 
 
-#: Those that wait: the bytes that each wants, those of all when it is let on, and its turn.
-Waiting = deque[tuple[int, int, asyncio.Future[None]]]
+Waiting = deque[tuple[int, asyncio.Future[None]]]
 
 
 class ReplyBudget(PerLoop):
@@ -90,7 +89,7 @@ class ReplyBudget(PerLoop):
             yield
         finally:
             self._reserved -= size
-            self._wake()
+            self._wake(limits.replies_bytes)
 
     async def _take(self, size: int, most: int, row: int) -> None:
         if not any(self._rows) and self._reserved + size <= most:
@@ -98,18 +97,18 @@ class ReplyBudget(PerLoop):
             return
         count_limit("replies_bytes")
         ready: asyncio.Future[None] = self._loop.create_future()
-        self._rows[row].append((size, most, ready))
+        self._rows[row].append((size, ready))
         try:
             await ready
         except BaseException:
             if ready.done() and not ready.cancelled():  # it was given bytes that it no longer wants
                 self._reserved -= size
-                self._wake()
+                self._wake(most)
             raise
 
-    def _wake(self) -> None:
+    def _wake(self, most: int) -> None:
         while (number := self._next_row()) is not None:
-            size, most, ready = self._rows[number][0]
+            size, ready = self._rows[number][0]
             if self._reserved + size > most:
                 return
             self._row = number
@@ -121,7 +120,7 @@ class ReplyBudget(PerLoop):
         """Return the row from which the next one is let on, or None when nobody waits."""
         for number in (1 - self._row, self._row):
             row = self._rows[number]
-            while row and row[0][2].done():  # cancelled
+            while row and row[0][1].done():  # cancelled
                 row.popleft()
             if row:
                 return number

@@ -13,9 +13,9 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from tidewire.server.accounts import Accounts, BadName, InvalidCredentials, NameTaken
+from tidewire.server.accounts import Accounts, BadName, NameTaken
 from tidewire.server.login_attempts import TooManyAttempts
-from tidewire.server.login_sessions import LoginSession, User
+from tidewire.server.login_sessions import InvalidCredentials, LoginSession, User
 from tidewire.server.login_tokens import InvalidToken, Login, Tokens, identify
 from tidewire.server.passwords import WeakPassword
 from tidewire.server.request_body import NO_STORE, read_body, refusal
@@ -70,8 +70,15 @@ async def login(request: Request, given: GivenCredentials) -> Response:
     accounts, tokens = _services(request)
     device = tokens.verify_device(request.cookies.get(_DEVICE, ""))
     try:
-        user = await accounts.login(given.username, given.password, network=_network(request), device=device)
-        return await _begin(request, user, 200)
+        user, session = await accounts.login(
+            given.username,
+            given.password,
+            network=_network(request),
+            device=device,
+            seconds=tokens.seconds,
+            program=_program(request),
+        )
+        return _logged_in(request, user, session, 200)
     except InvalidCredentials:
         raise refusal(401, "Invalid credentials") from None
     except TooManyAttempts as error:
@@ -91,10 +98,11 @@ async def signup(request: Request, given: GivenCredentials) -> Response:
     """Create an account, and return the token of its first session."""
     if not request.app.state.settings.signup:
         raise refusal(403, "signing up is switched off here; ask the operator of this server for an account")
-    accounts, _ = _services(request)
+    accounts, tokens = _services(request)
     try:
         user = await accounts.add_user(given.username, given.password, network=_network(request))
-        return await _begin(request, user, 201)
+        session = await accounts.sessions.start(user.id, tokens.seconds, _program(request))
+        return _logged_in(request, user, session, 201)
     except NameTaken as error:
         raise refusal(409, str(error)) from None
     except TooManyAttempts as error:
@@ -159,10 +167,9 @@ async def change_password(request: Request, login: CurrentLogin) -> Response:
     return JSONResponse({"ended": ended}, headers=NO_STORE)
 
 
-async def _begin(request: Request, user: User, status: int) -> Response:
-    """Begin a session on a device that is known from now on."""
-    accounts, tokens = _services(request)
-    session = await accounts.sessions.start(user.id, tokens.seconds, request.headers.get("user-agent", ""))
+def _logged_in(request: Request, user: User, session: LoginSession, status: int) -> Response:
+    """Return the token of a session that has begun, on a device that is known from now on."""
+    _, tokens = _services(request)
     token = tokens.issue(user.id, session)
     content = {"token": token, "access_token": token, "token_type": "bearer"}
     response = JSONResponse(content, status, headers=NO_STORE)
@@ -188,6 +195,10 @@ def _shown(session: LoginSession, login: Login) -> dict[str, object]:
         "device": session.device,
         "current": session.id == login.claims.session,
     }
+
+
+def _program(request: Request) -> str:
+    return request.headers.get("user-agent", "")
 
 
 def _services(request: Request) -> tuple[Accounts, Tokens]:

@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
-from tidewire.errors import TokenExpired
+from tidewire.errors import TemporaryFailure, TokenExpired
 from tidewire.tokens import token_keys
 from tidewire.tokens.client_tokens import BadToken, ClientTokens
 from tidewire.tokens.token_keys import KeysAway, KeySet
@@ -123,3 +125,102 @@ def test_a_key_set_that_comes_byte_by_byte(head: bytes, monkeypatch: pytest.Monk
                 task.cancel()
             loop.run_until_complete(asyncio.sleep(0))
             loop.close()
+
+
+KEY = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+PRIVATE = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(KEY)) | {"kid": "now"}
+PUBLIC = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(KEY.public_key())) | {"kid": "now"}
+JUNK: list[object] = [
+    1,
+    None,
+    "x",
+    [],
+    {},
+    {"kty": 5},
+    {"kty": "new", "kid": "now"},
+    {"kty": "RSA", "kid": "now", "n": 5, "e": "AQAB"},
+    {"kty": "RSA", "kid": "now", "n": "!", "e": "AQAB"},
+    {"kty": "EC", "kid": "now", "crv": "P-256", "x": "AA", "y": "AA"},
+    {"kty": "EC", "kid": "now", "crv": 7, "x": 1, "y": 2},
+    {"kty": "oct", "kid": "now", "k": "c2VjcmV0"},
+    PUBLIC | {"alg": {"a": 1}, "kid": "other"},
+    PUBLIC | {"alg": "HS256", "kid": "other"},
+    PUBLIC | {"use": ["sig"], "kid": "other"},
+    *({"kty": "new", "kid": str(number)} for number in range(200)),
+]
+BODY = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+NO_SETS = [
+    pytest.param(BODY + text, id=f"body {text[:20]!r}")
+    for text in (
+        b"",
+        b"<html>",
+        b"null",
+        b"5",
+        b"[]",
+        b"{}",
+        b'{"keys":null}',
+        b'{"keys":{"a":1}}',
+        b'{"keys":[]}',
+        b'\xff\xfe{"keys":[]}',
+        b"[" * 100_000,
+        b'{"keys":[%s]}' % (b"9" * 10_000),
+        json.dumps({"keys": JUNK}).encode(),
+        json.dumps({"keys": [PRIVATE]}).encode(),
+    )
+] + [
+    pytest.param(answer, id=f"answer {answer[:20]!r}")
+    for answer in (
+        b"",
+        b"GARBAGE\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 500 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{",
+        b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 503 Away\r\n\r\n",
+    )
+]
+
+
+@contextlib.contextmanager
+def answering(answers: list[bytes]) -> Iterator[str]:
+    """Serve the first of the answers to all who ask."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                opened, _ = listener.accept()
+                with opened, contextlib.suppress(OSError):
+                    opened.recv(65_536)
+                    opened.sendall(answers[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/keys"
+
+
+def of_key() -> str:
+    return jwt.encode({"sub": "ann", "exp": time.time() + 600}, KEY, "RS256", headers={"kid": "now"})
+
+
+@pytest.mark.parametrize("answer", NO_SETS)
+def test_what_is_no_key_set_lets_clients_try_again_and_keeps_the_keys(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_keys, "_AGAIN_SECONDS", 0.0)
+    answers = [answer]
+
+    async def run(url: str) -> None:
+        tokens = ClientTokens(TokenTable(jwks_public_endpoint=url))
+        with pytest.raises(TemporaryFailure):
+            await tokens.connection(of_key())
+        answers[0] = BODY + json.dumps({"keys": [*JUNK, PUBLIC]}).encode()
+        assert (await tokens.connection(of_key())).sub == "ann"
+        answers[0] = answer
+        with pytest.raises(TemporaryFailure):
+            await tokens.connection(jwt.encode({"sub": "ann"}, KEY, "RS256", headers={"kid": "made up"}))
+        assert (await tokens.connection(of_key())).sub == "ann"
+
+    with answering(answers) as url:
+        asyncio.run(run(url))

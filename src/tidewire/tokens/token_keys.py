@@ -6,12 +6,18 @@ import asyncio
 import logging
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from http.client import HTTPException
+from itertools import islice
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -26,6 +32,7 @@ logger = logging.getLogger("tidewire")
 HMAC = ("HS256", "HS384", "HS512")
 RSA = ("RS256", "RS384", "RS512")
 ECDSA = ("ES256", "ES384", "ES512")
+_PUBLIC = (RSAPublicKey, EllipticCurvePublicKey, Ed25519PublicKey, Ed448PublicKey)
 _PUBLISHED = (*RSA, *ECDSA, "EdDSA")
 
 #: Seconds until a key set is fetched again: ordinarily, and for an unknown key or after a failure.
@@ -33,6 +40,12 @@ _GOOD_SECONDS, _AGAIN_SECONDS = 3_600.0, 10.0
 _FETCH_SECONDS = 5.0
 _SET_BYTES = 1_048_576
 _KEYS = 100
+
+
+class _Published(msgspec.Struct):
+    """A key set; each key is judged by itself."""
+
+    keys: list[Any]
 
 
 class KeysAway(Exception):
@@ -68,7 +81,7 @@ def _fetch(url: str) -> bytes:
 class KeySet:
     """The keys that a server publishes (JWKS, RFC 7517), fetched in a thread and kept for an hour."""
 
-    __slots__ = ("_clock", "_fetching", "_keys", "_lock", "_tried", "_until", "url")
+    __slots__ = ("_clock", "_fetching", "_has_failed", "_keys", "_lock", "_tried", "_until", "url")
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         if not url.startswith(("https://", "http://")):
@@ -80,14 +93,15 @@ class KeySet:
         self._keys: Mapping[str, jwt.PyJWK] = {}
         self._until = float("-inf")
         self._tried = float("-inf")
+        self._has_failed = False
         self._lock = asyncio.Lock()
         self._fetching: asyncio.Task[bytes] | None = None
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """Return the key with this id, or None when the set has no such key.
 
-        Raises KeysAway when that is unknown now: there is no set, or it was fetched too recently to be fetched again,
-        and may have got this key since.
+        Raises KeysAway when that is unknown now: there is no set, it cannot be fetched again, or was fetched too
+        recently for that, and may have got this key since.
         """
         asked = self._clock()
         if not self._is_fresh(kid):
@@ -95,7 +109,7 @@ class KeySet:
                 if not self._is_fresh(kid):
                     await self._refresh()
         found = self._keys.get(kid)
-        if found is None and kid and self._tried < asked:
+        if found is None and kid and (self._has_failed or self._tried < asked):
             raise KeysAway
         return found
 
@@ -108,16 +122,15 @@ class KeySet:
     async def _refresh(self) -> None:
         if self._clock() - self._tried < _AGAIN_SECONDS:
             raise KeysAway
-        self._tried = self._clock()
+        self._tried, self._has_failed = self._clock(), True
         try:
-            body = await self._fetched()
-            self._keys = _usable(jwt.PyJWKSet.from_json(body.decode()).keys)
-        except (OSError, ValueError, jwt.PyJWTError, RecursionError) as error:
+            self._keys = _usable(await self._fetched())
+        except (OSError, HTTPException, ValueError, msgspec.MsgspecError, RecursionError) as error:
             logger.warning("the key set of %s cannot be fetched: %s", urlsplit(self.url).hostname, type(error).__name__)
             if not self._keys:
                 raise KeysAway from None
         else:
-            self._until = self._clock() + _GOOD_SECONDS
+            self._until, self._has_failed = self._clock() + _GOOD_SECONDS, False
 
     async def _fetched(self) -> bytes:
         """Wait for the set within the deadline; a fetch that takes longer is not begun twice. Raises OSError."""
@@ -132,12 +145,26 @@ class KeySet:
         return fetching.result()
 
 
-def _usable(keys: list[jwt.PyJWK]) -> dict[str, jwt.PyJWK]:
-    return {
-        str(key.key_id): key
-        for key in keys[:_KEYS]
-        if key.key_id and key.public_key_use in (None, "sig") and algorithms(key)
-    }
+def _usable(body: bytes) -> dict[str, jwt.PyJWK]:
+    """Return the keys of a set that can verify tokens. Raises ValueError, MsgspecError, RecursionError."""
+    found = _readable(msgspec.json.decode(body, type=_Published).keys)
+    usable = (key for key in found if key.key_id and key.public_key_use in (None, "sig") and algorithms(key))
+    keys = {str(key.key_id): key for key in islice(usable, _KEYS)}
+    if not keys:
+        raise ValueError("the key set has no key that can verify tokens")
+    return keys
+
+
+def _readable(published: Iterable[Any]) -> Iterable[jwt.PyJWK]:
+    """Yield the public keys that can be read: others, of a newer kind or broken, must not keep them out."""
+    for one in published:
+        try:
+            key = jwt.PyJWK(one)
+        except (jwt.PyJWTError, UnsupportedAlgorithm, AttributeError, LookupError, TypeError, ValueError):
+            logger.debug("a key of the key set cannot be read")
+        else:
+            if isinstance(key.key, _PUBLIC):
+                yield key
 
 
 def algorithms(key: jwt.PyJWK) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from contract.serving import free_port, until
-from engine.support import run
+from engine.support import Client, run
 from helpers.stores import Daemon, start_redis
 from tidewire.backends.redis import RedisBroker, RedisPresence
 from tidewire.backends.redis.address import parse_address
-from tidewire.errors import PublishUnconfirmed
+from tidewire.engine.node import Node
+from tidewire.errors import PublishUnconfirmed, StoreUnavailable
 from tidewire.limits import Limits
 from tidewire.messages import Member
 from tidewire.testing import BrokerContract, PresenceContract, StoreUnderTest
@@ -214,6 +216,47 @@ def test_a_cluster_goes_on_when_a_server_dies_and_its_replica_takes_its_slots(tm
             for ledger, channel in zip(ledgers, channels, strict=True):
                 assert (len({epoch for epoch, _ in ledger.kept}) == 2) == (channel in owned)
             assert (await node.presence.join("room:0", Member("1", "ann"))).first
+
+    with ExitStack() as stack:
+        run(scenario(Cluster(tmp_path, stack)), 70)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_a_cluster_is_found_again_when_the_server_of_the_url_is_gone_or_no_longer_of_it(tmp_path: Path) -> None:
+    async def goes_on(cluster: Cluster, nodes: list[Node]) -> None:
+        """Publications arrive and members are known, though every connection for delivery was cut."""
+        for server in cluster.servers:
+            if server.process is not None:
+                ask(server.port, "CLIENT", "KILL", "TYPE", "pubsub")
+        for node in nodes:
+            for channel in (f"room:{n}" for n in range(6)):
+                client, ledger = await connect_again(node, channel), Ledger(nodes[0], channel)
+                await ledger.succeeds(3)
+                await received(client, ledger, channel)
+                check(client, ledger, channel=channel, told=f"i {channel}" in client.shown)
+            assert (await node.presence.join("room:0", Member(secrets.token_hex(4), "ann"))).connections
+
+    async def connect_again(node: Node, channel: str) -> Client:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    return await connect(node, channel=channel)
+                except StoreUnavailable:
+                    await asyncio.sleep(0.05)
+
+    async def scenario(cluster: Cluster) -> None:
+        first = cluster.servers[0]
+        url = f"redis+cluster://127.0.0.1:{first.port}"
+        async with redis_node(url) as node, redis_node(url) as other:
+            first.kill()
+            replica = cluster.servers[3]
+            await wait_until(lambda: ask(replica.port, "ROLE").startswith(b"*3\r\n$6\r\nmaster"), 20)
+            await wait_until(lambda: node.broker._shards.are_open and other.broker._shards.are_open, 20)  # type: ignore[attr-defined]
+            await goes_on(cluster, [node, other])
+            (first.folder / "nodes.conf").unlink()  # it begins anew, and knows no other server
+            await asyncio.to_thread(first.start)
+            await goes_on(cluster, [node, other])
 
     with ExitStack() as stack:
         run(scenario(Cluster(tmp_path, stack)), 70)

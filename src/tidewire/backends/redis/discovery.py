@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
@@ -11,56 +12,105 @@ from redis.exceptions import RedisError
 from tidewire.backends.redis.address import Address, Host, Kind
 from tidewire.backends.redis.connection import Dial
 from tidewire.backends.redis.driver import Command, Reply, connect, explain
+from tidewire.backends.redis.keys import SLOTS
 from tidewire.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ("SlotRange", "dial_any", "dial_host", "dial_owner", "read_slots")
+__all__ = ("ClusterHosts", "SlotRange", "dial_any", "dial_host", "dial_owner")
 
 #: First and last slot, and the server that owns them.
 SlotRange = tuple[int, int, Host]
+#: Seconds after which the next server is asked; the last one has the time of its caller.
+_ANSWER = 1.0
 
 
-async def _ask(address: Address, command: Command, hosts: Sequence[Host] = ()) -> Reply:
-    """Ask the first server that answers, beginning with any."""
-    reason = "it does not answer"
-    is_sentinel = address.kind is Kind.SENTINEL
+async def _ask_one(address: Address, command: Command, host: Host) -> Reply:
+    connection = await connect(address, host, is_sentinel=address.kind is Kind.SENTINEL)
+    try:
+        await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        reply: Reply = await connection.read_response(disable_decoding=True)
+        return reply
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(explain(error)) from None
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+async def _ask(address: Address, command: Command, is_enough: Callable[[Reply], bool], hosts: Sequence[Host]) -> None:
+    """Ask servers, in any order, until an answer is enough; raises StoreUnavailable if there is no answer at all."""
+    reason, has_answered = "it does not answer", False
     candidates = list(dict.fromkeys((*hosts, *address.hosts)))
-    for host in random.sample(candidates, len(candidates)):
+    random.shuffle(candidates)
+    for host in candidates:
         try:
-            connection = await connect(address, host, is_sentinel=is_sentinel)
+            async with asyncio.timeout(None if host == candidates[-1] else _ANSWER):
+                reply = await _ask_one(address, command, host)
+        except TimeoutError:
+            continue
         except StoreUnavailable as error:
             reason = str(error)
             continue
-        try:
-            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
-            reply: Reply = await connection.read_response(disable_decoding=True)
-        except (RedisError, OSError) as error:
-            reason = explain(error)
-        else:
-            if reply is not None:
-                return reply
-            raise ConfigurationError(f"{address.shown}: the Sentinels know no such service; write its name in the URL")
-        finally:
-            await connection.disconnect(nowait=True)
-    raise StoreUnavailable(f"{address.shown} cannot be reached: {reason}")
+        if is_enough(reply):
+            return
+        has_answered = True
+    if not has_answered:
+        raise StoreUnavailable(f"{address.shown} cannot be reached: {reason}")
 
 
 async def _primary(address: Address) -> Host:
     """Return the host of the server that takes writes."""
     if address.kind is not Kind.SENTINEL:
         return address.hosts[0]
-    reply = await _ask(address, ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service])
-    assert isinstance(reply, list)
-    return reply[0].decode(), int(reply[1])
+    found: list[Host] = []
+
+    def take(reply: Reply) -> bool:
+        if isinstance(reply, list):
+            found.append((reply[0].decode(), int(reply[1])))
+        return bool(found)
+
+    await _ask(address, ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service], take, ())
+    if not found:
+        raise ConfigurationError(f"{address.shown}: the Sentinels know no such service; write its name in the URL")
+    return found[0]
 
 
-async def read_slots(address: Address, hosts: Sequence[Host] = ()) -> list[SlotRange]:
-    """Return a cluster's slots, as the first server that answers knows them; `hosts` are tried too."""
-    reply = await _ask(address, ["CLUSTER", "SLOTS"], hosts)
+class ClusterHosts:
+    """Remembers the servers that a cluster has named: those of the URL may all have been replaced."""
+
+    def __init__(self) -> None:
+        self._hosts: tuple[Host, ...] = ()
+
+    async def read_slots(self, address: Address) -> list[SlotRange]:
+        """Return the slots as somebody says who knows all of them, or as many as anybody knows.
+
+        A server that was taken out of the cluster answers, too, and knows none.
+        """
+        found: list[SlotRange] = []
+
+        def take(reply: Reply) -> bool:
+            nonlocal found
+            ranges, hosts = _read(address, reply)
+            if _count(ranges) > _count(found):
+                found, self._hosts = ranges, hosts
+            return _count(found) == SLOTS
+
+        await _ask(address, ["CLUSTER", "SLOTS"], take, self._hosts)
+        return found
+
+
+def _read(address: Address, reply: Reply) -> tuple[list[SlotRange], tuple[Host, ...]]:
+    """Return the slots, and all servers, replicas too."""
     assert isinstance(reply, list)
-    found: list[SlotRange] = []
-    for first, last, owner, *_ in reply:
-        found.append((first, last, ((owner[0] or b"").decode() or address.hosts[0][0], owner[1])))
-    return found
+    ranges: list[SlotRange] = []
+    hosts: dict[Host, None] = {}
+    for first, last, *servers in reply:
+        named = [((host or b"").decode() or address.hosts[0][0], port) for host, port, *_ in servers]
+        hosts.update(dict.fromkeys(named))
+        ranges.append((first, last, named[0]))
+    return ranges, tuple(hosts)
+
+
+def _count(ranges: Sequence[SlotRange]) -> int:
+    return sum(last - first + 1 for first, last, _ in ranges)
 
 
 def dial_host(address: Address, host: Host) -> Dial:
@@ -73,12 +123,13 @@ def dial_host(address: Address, host: Host) -> Dial:
 
 
 def dial_any(address: Address) -> Dial:
-    """Return a function that connects to the server that takes writes; in a cluster, to any."""
+    """Return a function that connects to the server that takes writes; in a cluster, to any that has slots."""
+    cluster = ClusterHosts()
 
     async def dial() -> AbstractConnection:
         if address.kind is not Kind.CLUSTER:
             return await connect(address, await _primary(address))
-        owners = list({host for _, _, host in await read_slots(address)})
+        owners = list({host for _, _, host in await cluster.read_slots(address)})
         return await connect(address, random.choice(owners or address.hosts))
 
     return dial
@@ -88,9 +139,10 @@ def dial_owner(address: Address, slot: int) -> Dial:
     """Return a function that connects to the server that owns a slot."""
     if address.kind is not Kind.CLUSTER:
         return dial_any(address)
+    cluster = ClusterHosts()
 
     async def dial() -> AbstractConnection:
-        for first, last, host in await read_slots(address):
+        for first, last, host in await cluster.read_slots(address):
             if first <= slot <= last:
                 return await connect(address, host)
         raise StoreUnavailable(f"{address.shown}: no server has slot {slot}")

@@ -8,14 +8,15 @@ from functools import cache
 
 from tidewire.backends.redis.address import Address, Kind
 
-__all__ = ("Keys", "slot_of")
+__all__ = ("SLOTS", "Keys", "slot_of")
 
-_SLOTS = 16_384
+#: The slots of every cluster.
+SLOTS = 16_384
 
 
 def slot_of(tag: str) -> int:
     """Return the slot of a hash tag (Redis Cluster specification: CRC16 modulo 16384)."""
-    return binascii.crc_hqx(tag.encode(), 0) % _SLOTS
+    return binascii.crc_hqx(tag.encode(), 0) % SLOTS
 
 
 @cache
@@ -23,10 +24,10 @@ def _tags() -> tuple[str, ...]:
     """Return a short tag for each slot."""
     found: dict[int, str] = {}
     number = 0
-    while len(found) < _SLOTS:
+    while len(found) < SLOTS:
         found.setdefault(slot_of(str(number)), str(number))
         number += 1
-    return tuple(found[slot] for slot in range(_SLOTS))
+    return tuple(found[slot] for slot in range(SLOTS))
 
 
 class Keys:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tidewire.backends.redis.address import Address, Host, Kind
 from tidewire.backends.redis.connection import Dial
-from tidewire.backends.redis.discovery import SlotRange, dial_any, dial_host, read_slots
+from tidewire.backends.redis.discovery import ClusterHosts, SlotRange, dial_any, dial_host
 from tidewire.backends.redis.driver import Reply
 from tidewire.backends.redis.generations import ChannelRequests
 from tidewire.backends.redis.keys import Keys
@@ -95,6 +95,7 @@ class Shards:
         #: Called for each connection that is made.
         self.opened = opened
         self.tops = KnownTops(self._begin_epoch)
+        self._hosts = ClusterHosts()
         self._shards: dict[Host, Shard] = {}
         self._firsts: list[int] = []
         self._owners: list[tuple[int, Shard]] = []
@@ -175,7 +176,7 @@ class Shards:
     async def _read_slots(self) -> list[SlotRange]:
         try:
             async with asyncio.timeout(self.patience):
-                return await read_slots(self.address, tuple(self._shards))
+                return await self._hosts.read_slots(self.address)
         except TimeoutError:
             raise StoreUnavailable(f"{self.address.shown} does not answer within {self.patience:g} s") from None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 
+import asyncpg
 import pytest
 
 from engine.support import connect, run
@@ -183,6 +185,36 @@ def test_cut_off_again_and_again() -> None:
             assert await operator.fetchval(mine) <= 16
 
     run(scenario(postgres_database()), 30)
+
+
+def test_a_session_that_is_ended_between_two_steps_of_a_statement_is_a_failure_as_any_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare = asyncpg.Connection._get_statement
+    ended: list[str] = []
+
+    async def prepare_and_end(connection: Any, query: str, *arguments: Any, **options: Any) -> Any:
+        statement = await prepare(connection, query, *arguments, **options)
+        if len(ended) < 8:
+            ended.append(query)
+            connection.terminate()
+        return statement
+
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as node:
+            client = await connect(node, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(3)
+            monkeypatch.setattr(asyncpg.Connection, "_get_statement", prepare_and_end)
+            with pytest.raises(StoreUnavailable):
+                await node.presence.members("a")
+            await wait_until(lambda: len(ended) == 8, 10)
+            await ledger.succeeds(3)
+            await received(client, ledger)
+            check(client, ledger)
+
+    run(scenario(postgres_database()), 30)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_lock_that_is_held_too_long_fails_in_time_and_only_in_its_channel() -> None:

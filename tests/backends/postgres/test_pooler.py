@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
 
 from contract.serving import Server
+from engine.support import run
+from helpers.ledger import Ledger
 from helpers.stores import Daemon, Postgres, start_pgbouncer, start_postgres
 from tidewire import Hub
-from tidewire.errors import ConfigurationError, CutOff, PublishError
+from tidewire.engine.node import Node
+from tidewire.errors import ConfigurationError, CutOff, PublishError, StoreUnavailable
 from tidewire.messages import Position
+from tidewire.testing import wait_until
+
+from .helpers import postgres_node
 
 MODES = pytest.mark.parametrize("mode", ["transaction", "statement"])
 SENTENCE = "is behind a pooler that does not keep sessions, which LISTEN needs; set pool_mode = session there"
@@ -79,6 +86,39 @@ def test_session_mode_holds_over_the_death_of_the_pooler(postgres: Postgres) -> 
 
     with start_pgbouncer(postgres, "session") as pooler:
         asyncio.run(scene(pooled(postgres, pooler), pooler))
+
+
+def test_a_mode_that_is_changed_later_is_an_outage_until_it_is_changed_back(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(pooler: Daemon, old: str, new: str) -> None:
+        file = pooler.folder / "pgbouncer.ini"
+        file.write_text(file.read_text().replace(f"pool_mode = {old}", f"pool_mode = {new}"))
+        assert pooler.process is not None
+        pooler.process.send_signal(signal.SIGHUP)
+
+    async def is_refused(node: Node) -> bool:
+        postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tidewire'")
+        refused = 0
+        for _ in range(20):
+            try:
+                await node.presence.members("a")
+            except StoreUnavailable as error:
+                refused += SENTENCE in str(error)
+        return refused > 10
+
+    async def scene(url: str, pooler: Daemon) -> None:
+        async with postgres_node(url) as node:
+            ledger = Ledger(node)
+            await ledger.publish(3)
+            change(pooler, "session", "transaction")
+            await wait_until(lambda: is_refused(node), 20)
+            change(pooler, "transaction", "session")
+            await ledger.succeeds(3, 20)
+
+    with start_pgbouncer(postgres, "session") as pooler:
+        run(scene(pooled(postgres, pooler), pooler), 60)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @MODES

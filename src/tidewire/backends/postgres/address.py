@@ -91,6 +91,7 @@ class Server:
                 self._url,
                 timeout=self.opening_seconds,
                 target_session_attrs="primary" if is_one_of_many else None,
+                connection_class=_Session,
             )
         except ValueError as error:  # its text may contain a part of the password
             raise ConfigurationError(f"the URL of {self.shown} cannot be used; {_HOW}") from error
@@ -105,6 +106,20 @@ class Server:
             finally:
                 other.terminate()
         self._is_judged = True
+
+
+async def _do_execute(connection: Any, *arguments: Any, **options: Any) -> Any:
+    """Run a statement; a session that is ended between its preparation and its start is a failure as any other."""
+    try:
+        return await asyncpg.Connection._do_execute(connection, *arguments, **options)
+    except AttributeError as error:  # the driver has let go of what it needs
+        if not connection.is_closed():
+            raise
+        raise asyncpg.ConnectionDoesNotExistError("the session was ended") from error
+
+
+#: asyncpg has no types, so that no class of ours can be derived from its own.
+_Session = type("_Session", (asyncpg.Connection,), {"_do_execute": _do_execute})
 
 
 _SET = "SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"

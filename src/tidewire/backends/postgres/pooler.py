@@ -20,7 +20,7 @@ def refusal(shown: str) -> ConfigurationError:
     """Return the error of a pooler that does not keep sessions."""
     return ConfigurationError(
         f"{shown} is behind a pooler that does not keep sessions, which LISTEN needs; "
-        "set pool_mode = session there, or connect directly"
+        "set pool_mode = session there, with PgBouncer's own server_reset_query, or connect directly"
     )
 
 

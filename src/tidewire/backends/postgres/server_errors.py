@@ -12,11 +12,12 @@ from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 
 __all__ = ("FAILURES", "explain", "is_away", "is_certain", "is_damaged", "opening_error")
 
-#: Everything that a call of the server raises.
-FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+#: Everything that a call of the server raises; a pooler may have been set otherwise while we use it.
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, ConfigurationError)
 #: The connection is gone, or another server must be looked for.
 _GONE = (
     OSError,
+    ConfigurationError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,

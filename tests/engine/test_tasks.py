@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from tidewire.backends.shared.outage import Outage
 from tidewire.engine import tasks as tasks_module
 from tidewire.engine.tasks import Tasks
 from tidewire.errors import NotPublished, StoreUnavailable
@@ -42,6 +43,35 @@ def test_a_step_that_fails_degrades_until_it_works(
         "the store is away",
         "the store is back",
     ]
+
+
+def test_what_fails_and_works_in_turns_is_told_of_once_and_what_lasts_soon(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One server of a cluster, or one channel, may be away while others are there."""
+    monkeypatch.setattr(tasks_module, "_PUBLISH_MEMORY", 0.2)
+
+    async def main() -> None:
+        tasks, outage = Tasks(), Outage("the server")
+        for _ in range(100):
+            tasks.failed("publish", NotPublished("full"))
+            outage.begins(tasks, "full")
+            tasks.worked("publish")
+            outage.ends(tasks)
+        assert not tasks.degraded
+        told = [record.message.partition(" (")[0] for record in caplog.records]
+        assert told == ["the store is away", "the server is away", "the store is back", told[-1]]
+
+        async def is_told() -> bool:
+            tasks.failed("step", StoreUnavailable("away"))
+            return len(caplog.records) == 5
+
+        await wait_until(is_told)
+        assert caplog.messages[-1].startswith("the store is away (away)")
+        assert "more since the last line" in caplog.messages[-1]
+
+    with caplog.at_level(logging.WARNING, "tidewire"):
+        run(main())
 
 
 def test_a_bug_in_a_step_is_logged_and_the_step_goes_on(caplog: pytest.LogCaptureFixture) -> None:

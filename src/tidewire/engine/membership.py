@@ -232,8 +232,6 @@ class Memberships:
             else:
                 return
 
-    # Regular steps.
-
     async def touch(self) -> None:
         """Prolong the lease; the members that were lost with it join again."""
         if not await self._presence.touch():

@@ -209,8 +209,6 @@ class Registry:
         """Return whether a subscription was added and not removed."""
         return self.subscriptions(subscription.connection).get(subscription.channel) is subscription
 
-    # Connections.
-
     def add(self, connection: Connection) -> None:
         """Add a connection."""
         self.connections[connection.id] = connection

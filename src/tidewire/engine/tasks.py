@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from tidewire.errors import PublishError, StoreUnavailable
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Step", "Tasks")
 
@@ -18,7 +19,7 @@ logger = logging.getLogger("tidewire")
 Step = tuple[str, float, Callable[[], Awaitable[None]]]
 #: Seconds between two tries of a step that fails.
 _RETRY_SECONDS = 0.5
-#: Seconds for which failed publishing counts, unless a publish succeeds before.
+#: Seconds for which failed publishing counts, unless a publish succeeds before; and from one told outage to the next.
 _PUBLISH_MEMORY = 10.0
 
 
@@ -31,6 +32,8 @@ class Tasks:
         #: Found at the first task: to ask for it is a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._publish_failed = 0.0
+        self._log_limit = LogLimit(_PUBLISH_MEMORY)
+        self._is_logged = False
         #: Set when all steps are due; the next one takes its place.
         self._due = asyncio.Event()
         #: The regular steps that failed last time, and "publish".
@@ -81,21 +84,21 @@ class Tasks:
         if error is not None and not isinstance(error, StoreUnavailable):
             logger.error("a background step failed", exc_info=error)
 
-    # The meaning of failures.
-
     def failed(self, name: str, error: Exception) -> None:
         """Remember that the store failed; "publish" is a name like that of a step."""
         if name == "publish":
             self._publish_failed = asyncio.get_running_loop().time()
-        if not self.failing:
-            logger.warning("the store is away (%s); publishing fails until it is back, clients stay", error)
+        if not self._is_logged and (more := self._log_limit.due()) is not None:
+            self._is_logged = True
+            logger.warning("the store is away (%s); publishing fails until it is back, clients stay%s", error, more)
         self.failing.add(name)
 
     def worked(self, name: str) -> None:
         """Remember that the store works."""
         if name in self.failing:
             self.failing.discard(name)
-            if not self.failing:
+            if not self.failing and self._is_logged:
+                self._is_logged = False
                 logger.warning("the store is back")
 
     def hurry(self) -> None:

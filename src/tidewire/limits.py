@@ -112,8 +112,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     api_bytes: int = 4_194_304
     #: Items of one list of such a body: channels of a broadcast, commands of a batch, tags.
     api_items: int = 2_000
-    #: Bytes of a history or recovery reply, and of all recoveries in the reply to a connect: a client asks for the next
-    #: page of a history, and the rest of a recovery is pushed behind the reply.
+    #: Bytes of a history or recovery reply, of a page of a map, and of all recoveries in the reply to a connect: a
+    #: client asks for the next page, and the rest of a recovery is pushed behind the reply.
     reply_bytes: int = 1_048_576
     #: Bytes of all history and presence replies that one process reads and encodes at once; the others wait.
     replies_bytes: int = 16_777_216

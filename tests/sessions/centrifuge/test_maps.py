@@ -80,6 +80,24 @@ def test_entries_come_in_pages_and_then_what_changed_meanwhile(protocol: Centrif
 
 
 @pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
+@pytest.mark.parametrize("channel", ["map:a", "gonemap:a"])
+def test_a_page_is_as_large_as_a_reply_may_be(protocol: CentrifugeProtocol, channel: str) -> None:
+    async def main() -> None:
+        async with open_maps(reply_bytes=2_500) as node:
+            maps, pages = Maps.of(node), []
+            for name, size in (("a", 1_000), ("b", 1_000), ("c", 1_000), ("d", 9_000), ("e", 1_000), ("f", 2_000)):
+                await maps.set(channel, name, "x" * size)
+            client = await connect(node, protocol=protocol)
+            page = await follow(client, channel)
+            while page.get("phase"):
+                pages.append(keys(page))
+                page = await follow(client, channel, cursor=page["cursor"])
+            assert [*pages, keys(page)] == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
+
+    run(main())
+
+
+@pytest.mark.parametrize("protocol", [JSON, PROTOBUF], ids=["json", "protobuf"])
 def test_what_changed_in_a_map_that_nobody_keeps_is_pushed_behind_its_pages(protocol: CentrifugeProtocol) -> None:
     async def main() -> None:
         async with open_maps() as node:

@@ -107,15 +107,22 @@ class MapRepresentation(Representation):
         """Return the message of a new value."""
         return self._shown(key, value, publication.offset, tags, publisher)
 
-    def entries(self, entries: Iterable[Entry]) -> list[m.Publication]:
-        """Return entries as a reply holds them: those that a filter wants."""
-        return [
-            self._shown(
-                entry.key, self._data(msgspec.json.encode(entry.value)), entry.offset, entry.tags, entry.publisher
-            )
-            for entry in entries
-            if self._wanted is None or self._wanted(entry.tags)
-        ]
+    def entries(self, entries: Iterable[Entry], most: int) -> tuple[list[m.Publication], str]:
+        """Return entries as a reply of so many bytes holds them, and the key after which the others come ("": none).
+
+        They are those that a filter wants. One that is larger than the reply comes alone.
+        """
+        shown: list[m.Publication] = []
+        last, size = "", 0
+        for entry in entries:
+            if self._wanted is None or self._wanted(entry.tags):
+                data = self._data(msgspec.json.encode(entry.value))
+                size += len(data) + len(entry.key)
+                if shown and size > most:
+                    return shown, last
+                shown.append(self._shown(entry.key, data, entry.offset, entry.tags, entry.publisher))
+            last = entry.key
+        return shown, ""
 
     def _data(self, value: bytes) -> bytes:
         return value

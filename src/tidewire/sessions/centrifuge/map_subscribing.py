@@ -112,8 +112,9 @@ class MapPages:
             raise Unrecoverable(f"{channel!r} began anew while its entries were read; read them again")
         page, cursor = entries.page(request.cursor, request.limit)
         is_kept = not grant.options.ephemeral
-        shown = representation.entries(page if is_kept else [msgspec.structs.replace(one, offset=0) for one in page])
-        if cursor:
+        found = page if is_kept else [msgspec.structs.replace(one, offset=0) for one in page]
+        shown, last = representation.entries(found, self._node.limits.reply_bytes)
+        if cursor := last or cursor:
             self._begun[channel] = begun
             since = begun.since if options.recoverable else Position(0, "")
             return m.SubscribeResult(

@@ -42,6 +42,25 @@ def test_the_content_of_a_file(tmp_path: Path, data: bytes, monkeypatch: pytest.
     assert content(path) == TEXT
 
 
+def test_many_small_members_come_as_one_block(tmp_path: Path) -> None:
+    """Else 57 KB with a record of 15 MiB and a member for each further byte would take minutes."""
+    path = tmp_path / "reads.fq.gz"
+    text = TEXT[:500]
+    path.write_bytes(b"".join(gzip.compress(bytes([byte])) for byte in text))
+    with Source(path) as source:
+        assert list(source.blocks()) == [text]
+
+
+def test_what_comes_before_the_damage_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "reads.fq.gz"
+    path.write_bytes(gzip.compress(TEXT[:500]) + b"rubbish")
+    with Source(path) as source:
+        blocks = source.blocks()
+        assert next(blocks) == TEXT[:500]
+        with pytest.raises(BrokenFastq, match="damaged"):
+            next(blocks)
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [

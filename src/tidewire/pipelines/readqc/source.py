@@ -27,6 +27,25 @@ def _check_kind(first: bytes, begin: str) -> None:
         raise BrokenFastq(f"{begin} {kind}")
 
 
+def _joined(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield small blocks as large ones: with each, the record that it belongs to is looked at as a whole."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        for block in blocks:
+            parts.append(block)
+            size += len(block)
+            if size >= BLOCK:
+                yield b"".join(parts)
+                parts, size = [], 0
+    except BrokenFastq:
+        if parts:
+            yield b"".join(parts)
+        raise
+    if parts:
+        yield b"".join(parts)
+
+
 class Source:
     """A file that is read in blocks; `taken` of its `size` bytes have been read from the disk so far."""
 
@@ -51,7 +70,7 @@ class Source:
         if not first:
             raise BrokenFastq("the file is empty; give a FASTQ file")
         if first.startswith(_GZIP):
-            yield from self._checked(self._unpacked(first))
+            yield from self._checked(_joined(self._unpacked(first)))
             return
         _check_kind(first, "the file is")
         while first:

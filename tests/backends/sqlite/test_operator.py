@@ -102,6 +102,43 @@ def test_what_is_removed_is_made_again_and_told(tmp_path: Path, statements: str,
     run(scenario(), 30)
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "DROP TABLE tidewire_store",
+        "DELETE FROM tidewire_store",
+        "ALTER TABLE tidewire_store RENAME COLUMN seed TO root",
+        "DROP TABLE tidewire_publications",
+        "; ".join(f"DROP TABLE tidewire_{name}" for name in ("channels", "publications", "store", "keys")),
+    ],
+)
+def test_what_is_removed_from_the_file_itself_is_made_again_and_tables_of_others_stay(
+    tmp_path: Path, statements: str
+) -> None:
+    """The log was moved into the file before any node saw it, as after much else that an operator does."""
+    path = tmp_path / "chat.db"
+    operate(path, "CREATE TABLE mine (value)")
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            node, other = [await node_on(stack, path) for _ in range(2)]
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)
+            await ledger.publish(10)
+            for client in (near, far):
+                await received(client, ledger)
+            operate(path, f"INSERT INTO mine VALUES (1); {statements}; PRAGMA wal_checkpoint(TRUNCATE)")
+            await ledger.succeeds(10)
+            for client in (near, far):
+                await received(client, ledger)
+                check(client, ledger, told="publications" in statements)
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT value FROM mine").fetchall() == [(1,)]
+
+    run(scenario(), 30)
+    assert not [*tmp_path.glob("*damaged*")]
+
+
 def test_a_restart_mends_what_was_removed_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
 

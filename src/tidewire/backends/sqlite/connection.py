@@ -112,6 +112,10 @@ class Connection:
 
     def _put_away(self, database: Database, state: FileState) -> bool:
         """Make place for a new file once the fate of this one is clear; return whether that is done."""
+        if state is FileState.INCOMPLETE:
+            self.lose(f"{self._path} has lost tables or rows of tidewire; they are made again")
+            self._reopen_at = 0.0
+            return True
         if state is FileState.UNCLEAR or (state is FileState.DAMAGED and database.has_others_data):
             self.trouble = (
                 f"{self._path} was cut or written over, or cannot be read; restore it from a backup, or move it away"

@@ -47,6 +47,8 @@ class FileState(enum.Enum):
     UNCLEAR = enum.auto()
     #: A database, but another one than it was, or one whose log is gone.
     REPLACED = enum.auto()
+    #: The database that it was, without tables or rows of ours.
+    INCOMPLETE = enum.auto()
     #: No database that can be read.
     DAMAGED = enum.auto()
 
@@ -60,6 +62,11 @@ def _read_mark(path: Path) -> tuple[str, int]:
     with closing(_open(path)) as connection:
         seed, last_id = connection.execute(_MARK).fetchone() or ("", 0)
         return str(seed), int(last_id)
+
+
+def _tables(connection: sqlite3.Connection) -> frozenset[str]:
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    return frozenset(name for (name,) in found)
 
 
 def _inode_and_size(path: str) -> tuple[int, int]:
@@ -116,8 +123,9 @@ class FileCheck:
         self._log_stamp = _inode_and_size(self._log)
         #: The seed and the last id of the last look, and the cursor and size of the last turn.
         self._mark = ("", 0)
-        with contextlib.suppress(sqlite3.Error):
-            self._mark = _read_mark(path)
+        self._tables: frozenset[str] = frozenset()
+        with contextlib.suppress(sqlite3.Error), closing(_open(path)) as connection:
+            self._mark, self._tables = _read_mark(path), _tables(connection)
         self._cursor, self._sound_size = 0, self._stamp[0]
         self._changed = 0.0
         self._suspected = FileState.SOUND
@@ -153,17 +161,28 @@ class FileCheck:
         if self._stamp[0]:
             try:
                 with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=rw", uri=True)) as connection:
-                    seed, last_id = connection.execute(_MARK).fetchone() or ("", 0)
-                    is_ours = self._knows(str(seed)) and int(last_id) >= self._cursor
-                    if is_ours and connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",):
-                        self._suspected = FileState.SOUND
-                        return FileState.SOUND
+                    found = self._read_whole(connection)
+                    if found and connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",):
+                        self._suspected = found
+                        return found
             except sqlite3.Error as error:
                 if not _is_of_content(error):
                     return FileState.UNCLEAR
         elif identity(self._path) is None:
             return FileState.UNCLEAR
         return FileState.REPLACED if self._suspected is FileState.REPLACED else FileState.DAMAGED
+
+    def _read_whole(self, connection: sqlite3.Connection) -> FileState | None:
+        """Return whether the file and its log are the database that was opened; raises sqlite3.Error."""
+        row = None
+        try:
+            row = connection.execute(_MARK).fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # it says that there is no such table or column
+                raise
+        if row is None:
+            return FileState.INCOMPLETE if self._tables & _tables(connection) else None
+        return FileState.SOUND if self._knows(str(row[0])) and int(row[1]) >= self._cursor else None
 
     def committed(self, cursor: int) -> None:
         """Take note of a commit of this process."""

@@ -25,8 +25,8 @@ __all__ = ("Broker", "Deliver", "JoinResult", "Moved", "Presence", "Resumed", "n
 
 Deliver = Callable[[Sequence[Publication]], None]
 Resumed = Callable[[], None]
-#: The channels into which publications were moved, and the offset of the last one of each.
-Moved = Callable[[Mapping[str, int]], None]
+#: Takes the offset of the last publication that was moved into each channel, and returns what their rules keep.
+Moved = Callable[[Mapping[str, int]], Mapping[str, Retention]]
 
 
 def nothing_to_resume() -> None:

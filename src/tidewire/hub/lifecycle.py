@@ -39,7 +39,7 @@ from tidewire.sessions.limit_reports import LimitReports
 from tidewire.sessions.maps import Maps
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.revocations import Revocations
-from tidewire.sessions.sql_publications import check_sql_publications
+from tidewire.sessions.sql_publications import look_after_sql_publications
 from tidewire.sessions.text_streams import TextStreams
 from tidewire.sessions.threads import ThreadCalls, check_loop, running_loop
 from tidewire.support.key_counts import Counts
@@ -168,7 +168,7 @@ class HubLifecycle:
         obey_orders(node)
         if self._hang is not None:
             Faults(node, self._hang).start()
-        check_sql_publications(node)
+        look_after_sql_publications(node)
         revocations = Revocations(node)
         try:
             await revocations.start()

@@ -1,4 +1,4 @@
-"""Checks publications of SQL in channels with a type, after they are kept: the log names those that do not fit."""
+"""Looks after publications of SQL when they are kept: the log names those that do not fit the type of their channel."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from tidewire.engine.node import Node
 from tidewire.errors import InvalidMessage
 from tidewire.protocols.message_shape import Shape
+from tidewire.retention import Retention
 
-__all__ = ("check_sql_publications",)
+__all__ = ("look_after_sql_publications",)
 
 logger = logging.getLogger("tidewire")
 
@@ -17,14 +18,19 @@ logger = logging.getLogger("tidewire")
 _MOST = 200
 
 
-def check_sql_publications(node: Node) -> None:
-    """Check the publications that this node moves, where a rule declares a type; none is held up or changed."""
+def look_after_sql_publications(node: Node) -> None:
+    """Check those that this node moves, where a rule declares a type, and say how long the rules keep them.
 
-    def moved(tops: Mapping[str, int]) -> None:
+    None is held up or changed.
+    """
+
+    def moved(tops: Mapping[str, int]) -> Mapping[str, Retention]:
         for channel in tops:
             shape = node.options.shape(channel)
             if shape is not None:
                 node.tasks.spawn(_check(node, channel, tops[channel], shape))
+        found = {channel: node.options.retentions[channel] for channel in tops}
+        return {channel: retention for channel, retention in found.items() if retention is not None}
 
     node.broker.watch_moves(moved)
 

@@ -199,6 +199,53 @@ def test_what_cannot_be_published_within_a_transaction_says_why() -> None:
     run(scenario(postgres_database()))
 
 
+def test_publications_keep_the_order_of_their_commits_though_begun_in_another() -> None:
+    """Rows that were written after their messages: who commits last has written the row that stays."""
+
+    async def scenario(url: str) -> None:
+        async with Hub(url) as hub, client_of(url) as mover, client_of(url) as first, client_of(url) as second:
+            await mover.execute("CREATE TABLE rows (id integer PRIMARY KEY, state text)")
+            await mover.execute("INSERT INTO rows VALUES (7, 'new')")
+            await mover.execute("SELECT pg_advisory_lock('tidewire_outbox'::regclass::integer, 1)")  # none moves now
+            transactions = [one.transaction() for one in (first, second)]
+            for one, transaction, name in zip((first, second), transactions, ("first", "second"), strict=True):
+                await transaction.start()
+                for part in range(2):
+                    await hub.publish("orders", [name, part], connection=one)
+            for one, transaction, name in ((second, transactions[1], "second"), (first, transactions[0], "first")):
+                await one.execute("UPDATE rows SET state = $1 WHERE id = 7", name)
+                await transaction.commit()
+            await mover.execute("SELECT pg_advisory_unlock('tidewire_outbox'::regclass::integer, 1)")
+            async with hub.listen("orders", history=10) as publications, asyncio.timeout(10):
+                found = [(await anext(publications)).json() for _ in range(4)]
+            assert await mover.fetchval("SELECT state FROM rows") == "first"
+            assert found == [["second", 0], ["second", 1], ["first", 0], ["first", 1]]
+
+    run(scenario(postgres_database()))
+
+
+@pytest.mark.parametrize("by_sql", [True, False])
+def test_what_is_published_in_transactions_alone_is_kept_as_the_rule_says(by_sql: bool) -> None:
+    async def scenario(url: str) -> None:
+        rules = {"orders": ChannelOptions(history_size=300)}
+        async with Hub(url, channels=rules) as hub, client_of(url) as application:
+            for n in range(150):
+                if by_sql:
+                    await application.execute("SELECT tidewire_publish('orders', to_jsonb($1::int))", n)
+                else:
+                    await hub.publish("orders", n, connection=application)
+
+            async def are_moved() -> bool:
+                return (await hub.position("orders")).offset == 150
+
+            await wait_until(are_moved)
+            trim = "SELECT * FROM tidewire_trim(0, 100, 1000, 0)"  # as after a minute
+            await application.execute(trim)
+            assert len((await hub.history("orders")).publications) == 150
+
+    run(scenario(postgres_database()))
+
+
 def test_a_role_of_the_application_needs_to_insert_only() -> None:
     async def scenario(url: str) -> None:
         async with postgres_node(url) as node, client_of(url) as owner:

@@ -26,6 +26,7 @@ from tidewire.backends.shared.outage import Outage
 from tidewire.errors import NotPublished, StoreUnavailable, TidewireError
 from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, Publication, PublishRequest
+from tidewire.retention import Retention
 
 __all__ = ("PostgresBroker",)
 
@@ -151,11 +152,11 @@ class PostgresBroker(Broker):
     def watch_moves(self, moved: Moved) -> None:
         self._watcher = moved
 
-    def _moved(self, tops: Mapping[str, int]) -> None:
-        if self._watcher is not None:
-            self._watcher(tops)
+    def _moved(self, tops: Mapping[str, int]) -> Mapping[str, Retention]:
+        retentions = {} if self._watcher is None else self._watcher(tops)
         self._delivery.wake(tops)
         self._delivery.note(tops)
+        return retentions
 
     # Channels and reading.
 

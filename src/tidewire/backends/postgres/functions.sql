@@ -242,10 +242,25 @@ BEGIN
     PERFORM tidewire_publish_bytes(channel, 2::smallint, convert_to(data::text, 'UTF8'));
 END $$;
 
+-- Number a row anew at its commit, if others took numbers since: ids are in the order of commits, wherever that can be told.
+CREATE OR REPLACE FUNCTION tidewire_commit() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF pg_sequence_last_value(pg_get_serial_sequence('tidewire_outbox', 'id')::regclass) > NEW.id THEN
+        UPDATE tidewire_outbox SET id = DEFAULT WHERE id = NEW.id;
+    END IF;
+    RETURN NULL;
+END $$;
+DROP TRIGGER IF EXISTS tidewire_commit ON tidewire_outbox;
+CREATE CONSTRAINT TRIGGER tidewire_commit AFTER INSERT ON tidewire_outbox
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION tidewire_commit();
+ALTER TABLE tidewire_outbox ENABLE ALWAYS TRIGGER tidewire_commit;
+
 -- Move the committed rows of the transaction table into the channels, in the order of ids, one mover at a time; NULL:
--- another one is at it. A later commit is moved later, even with a lower id.
-CREATE OR REPLACE FUNCTION tidewire_move(maximum integer, OUT moved integer, OUT names text[], OUT tops bigint[])
-LANGUAGE plpgsql AS $$
+-- another one is at it. A later commit is moved later. Returns what the channels keep, too.
+CREATE OR REPLACE FUNCTION tidewire_move(
+    maximum integer, OUT moved integer, OUT names text[], OUT tops bigint[], OUT sizes bigint[], OUT ages double precision[]
+) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     taken tidewire_outbox[];
@@ -272,7 +287,8 @@ BEGIN
         SELECT DISTINCT ON (t.channel, t.key, CASE WHEN t.key IS NULL THEN t.id END) t.* FROM unnest(taken) AS t
         ORDER BY t.channel, t.key, CASE WHEN t.key IS NULL THEN t.id END, t.id
     ) AS f;
-    SELECT array_agg(c.top ORDER BY n.number) INTO tops
+    SELECT array_agg(c.top ORDER BY n.number), array_agg(c.keep_size ORDER BY n.number), array_agg(c.keep_age ORDER BY n.number)
+    INTO tops, sizes, ages
     FROM unnest(names) WITH ORDINALITY AS n (name, number) JOIN tidewire_channels AS c ON c.name = n.name;
     DELETE FROM tidewire_outbox WHERE id IN (SELECT t.id FROM unnest(taken) AS t);
 END $$;

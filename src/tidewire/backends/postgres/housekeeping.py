@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from typing import Any
 
+from tidewire.backends.base import Moved
 from tidewire.backends.postgres.pool import Pool
+from tidewire.backends.postgres.publishing import MOST
 from tidewire.backends.postgres.schema import SQL, mend
 from tidewire.errors import StoreUnavailable
+from tidewire.retention import Retention
 
 __all__ = ("DELIVERY_SECONDS", "Housekeeping")
 
@@ -27,7 +30,7 @@ _TRIM_CHANNELS, _TRIM_COUNT, _TRIM_STEP, _TRIM_ROUND = 100, 1_000, 0.02, 5.0
 class Housekeeping:
     """Two endless tasks, `move` and `trim`, which mends the schema, too; of all nodes one at a time does each."""
 
-    def __init__(self, pool: Pool, on_moved: Callable[[Mapping[str, int]], None]) -> None:
+    def __init__(self, pool: Pool, on_moved: Moved) -> None:
         self._pool = pool
         self._on_moved = on_moved
         self._has_committed = asyncio.Event()
@@ -59,9 +62,17 @@ class Housekeeping:
                 await asyncio.sleep(_MOVE_RETRY * random.uniform(0.5, 1.5))
                 continue
             if row["moved"]:
-                self._on_moved(dict(zip(row["names"], row["tops"], strict=True)))
+                await self._moved(row)
             if row["moved"] < _MOVE_COUNT:
                 return
+
+    async def _moved(self, row: Any) -> None:
+        """Tell of a move; a transaction does not know what the rule of its channel keeps, so the mover says it."""
+        retentions = self._on_moved(dict(zip(row["names"], row["tops"], strict=True)))
+        for name, size, age in zip(row["names"], row["sizes"], row["ages"], strict=True):
+            retention = retentions.get(name)
+            if retention is not None and retention != Retention(size, age):
+                await self._pool.fetch(SQL["retain"], name, min(retention.size, MOST), retention.age)
 
     async def trim(self) -> None:
         """Look that the schema is whole, and trim in rounds over all channels, for ever."""

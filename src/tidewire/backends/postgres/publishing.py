@@ -19,7 +19,7 @@ from tidewire.backends.shared.waiting import WaitingRoom, Write, not_published, 
 from tidewire.errors import NotPublished, PublishError, TidewireError
 from tidewire.messages import Position, PublishRequest
 
-__all__ = ("Committer", "Kept", "Publishing", "TwinWrite", "stored_key")
+__all__ = ("MOST", "Committer", "Kept", "Publishing", "TwinWrite", "stored_key")
 
 #: Sessions that publish; a channel always uses the same one.
 _COMMITTERS = 2
@@ -28,7 +28,8 @@ _COMMIT_COUNT, _COMMIT_BYTES = 1_000, 4 * 1_048_576
 _WORTH_HALVING = 16
 #: Characters up to which a key is stored as it is: an index has no room for longer ones.
 _KEY_LENGTH = 600
-_MOST = 2**62
+#: The largest number of publications that a channel keeps.
+MOST = 2**62
 
 
 class TwinWrite(Write):
@@ -278,7 +279,7 @@ async def _append(session: Any, writes: Sequence[TwinWrite]) -> Kept:
     size, age = None, None
     for request in requests:
         if request.retention is not None:
-            size, age = min(request.retention.size, _MOST), request.retention.age
+            size, age = min(request.retention.size, MOST), request.retention.age
     row = await session.fetchrow(SQL["append"], requests[0].channel, size, age, *_bodies(requests))
     base = row["base"]
     return Kept(writes, range(base + 1, base + 1 + len(writes)), (base,) * len(writes), row["moment"], row["era"])
@@ -299,7 +300,7 @@ async def _keep(session: Any, writes: Sequence[TwinWrite]) -> Kept:
             ages.append(None)
         places.append(place)
         if request.retention is not None:
-            sizes[place - 1], ages[place - 1] = min(request.retention.size, _MOST), request.retention.age
+            sizes[place - 1], ages[place - 1] = min(request.retention.size, MOST), request.retention.age
     keys = [stored_key(request.key) for request in requests]
     keyed = (keys, [request.key_age for request in requests]) if any(keys) else ([], [])
     row = await session.fetchrow(SQL["keep"], list(known), sizes, ages, places, *keyed, *_bodies(requests))

@@ -24,7 +24,9 @@ FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
 #: The bodies of these, as the server keeps them.
 BODIES = _FUNCTIONS.split("$$")[1::2]
 _INDEXES = re.findall(r"INDEX IF NOT EXISTS (\w+)", _TABLES)
-_TRIGGERS = re.findall(r"CREATE TRIGGER (\w+) (?:AFTER|BEFORE) [\w ,]+ ON (\w+)", _FUNCTIONS)
+_TRIGGERS = re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+) (?:AFTER|BEFORE) [\w ,]+ ON (\w+)", _FUNCTIONS)
+#: The trigger that gives numbers; the others notice an operator's removals.
+_NUMBERS = "trigger of tidewire_outbox"
 #: Each column: its table, its name, its type, and whether the server fills it.
 _COLUMNS = [
     (table, name, type_, "DEFAULT" in rest or "GENERATED" in rest)
@@ -69,7 +71,7 @@ async def prepare(connection: Any) -> None:
             await connection.execute(SQL["forget_nodes"])  # they join their members again
         if missing & {"tidewire_channels", "tidewire_publications"}:  # a new counter may get an old one's id
             await connection.execute(SQL["empty"])
-        if before == VERSION and any(name.startswith("trigger") for name in missing):
+        if before == VERSION and any(name.startswith("trigger") and name != _NUMBERS for name in missing):
             await connection.execute(SQL["new_era"], None)  # nobody knows which publications were removed meanwhile
 
 

@@ -67,6 +67,8 @@ SELECT * FROM tidewire_keep($1, $2, $3, $4, $5, $6, $7, $8, $9)
 SELECT * FROM tidewire_append($1, $2, $3, $4, $5, $6)
 -- name: move
 SELECT * FROM tidewire_move($1)
+-- name: retain
+UPDATE tidewire_channels SET keep_size = $2, keep_age = $3 WHERE name = $1
 -- name: trim
 SELECT * FROM tidewire_trim($1, $2, $3, $4)
 -- name: publish

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 import sqlite3
 import sys
@@ -48,8 +49,9 @@ async def with_hub(hub: Hub, folder: Path, rows: int, tell: Callable[[], Any]) -
 
 
 async def alone(folder: Path, rows: int, tell: Callable[[], Any]) -> None:
-    async def is_known(file: Path) -> None:
-        assert (folder / "hub.db-outboxes").exists()
+    async def is_known(file: Path) -> str:
+        name, *_ = (folder / "hub.db-outboxes").read_text().splitlines()
+        return str(json.loads(name)["store"])
 
     async def publish(database: sqlite3.Connection, n: int) -> None:
         request = PublishRequest("orders", str(n).encode(), retention=LONG["orders"].retention)

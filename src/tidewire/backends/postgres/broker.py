@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import time as wall
@@ -45,7 +46,6 @@ class PostgresBroker(Broker):
 
     shared = True
     kept = "committed by PostgreSQL"
-    within = staticmethod(publish_within)
 
     def __init__(self, url: str, limits: Limits, outage: Outage | None = None) -> None:
         self._limits = limits
@@ -56,6 +56,8 @@ class PostgresBroker(Broker):
         self._growth = Growth(limits.channel_history_bytes, self._bound)
         self._store_bound = StoreBound(limits.store_history_bytes, lambda limit: self._store_bytes.bound(limit))
         self._tasks: list[asyncio.Task[None]] = []
+        self._schema = ""
+        self.within = self._publish_within
 
     async def start(self, deliver: Deliver, resumed: Resumed = nothing_to_resume) -> None:
         if self._is_open:
@@ -129,6 +131,16 @@ class PostgresBroker(Broker):
 
     async def _bound(self, channel: str, limit: int) -> bool:
         return await self._pool.fetchrow(SQL["bound"], channel, limit) is not None
+
+    async def _publish_within(self, connection: object, request: PublishRequest) -> None:
+        """Publish by an application's connection, which need not look into the schema of this store by itself."""
+        self._check()
+        if not self._schema:
+            self._schema = (await self._pool.fetchrow(SQL["schema"]))["name"]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._server.seconds):
+                await self._relay.sent()  # what nobody keeps and came before goes by another session
+        await publish_within(connection, request, self._schema)
 
     def relay(self, publications: Sequence[EphemeralPublication]) -> None:
         if self._is_open:

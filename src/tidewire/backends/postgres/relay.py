@@ -38,17 +38,36 @@ class Relay:
         self._number = 0
         self._outgoing: list[EphemeralPublication] = []
         self._has_outgoing = asyncio.Event()
+        #: The number of publications put, and of those sent or dropped; each waiter has the number that it waits for.
+        self._accepted = self._settled = 0
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         #: By node: the number of a message in parts, and its parts so far.
         self._parts: dict[str, tuple[str, list[str]]] = {}
 
     def put(self, publications: Sequence[EphemeralPublication]) -> None:
         """Send publications soon."""
         self._outgoing += publications
+        self._accepted += len(publications)
         over = len(self._outgoing) - _WAITING
         if over > 0:
             count_limit("relay")
             del self._outgoing[:over]
+            self._settle(over)
         self._has_outgoing.set()
+
+    def _settle(self, count: int) -> None:
+        self._settled += count
+        while self._waiting and self._waiting[0][0] <= self._settled:
+            _, waiter = self._waiting.pop(0)
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def sent(self) -> None:
+        """Return when the publications that were put before have been sent, or cannot be."""
+        if self._settled < self._accepted:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._accepted, waiter))
+            await waiter
 
     async def relay(self) -> None:
         """Send the publications that wait, for ever; those that come during one statement go together in the next."""
@@ -70,6 +89,8 @@ class Relay:
             except StoreUnavailable as error:
                 count_limit("relay")
                 logger.info("publications that nobody keeps were not passed on: %s", error)
+            finally:
+                self._settle(len(taken))
 
     def notified(self, connection: object, pid: int, channel: str, payload: str) -> None:
         """Take one notification."""

@@ -18,14 +18,14 @@ __all__ = ("BODIES", "FILLED", "FUNCTIONS", "SQL", "TABLES", "VERSION", "Seen", 
 SQL = statements(__package__, "statements.sql")
 _TABLES, _FUNCTIONS = read(__package__, "schema.sql"), read(__package__, "functions.sql")
 #: The version of the schema that this code needs, and the names of its tables and functions.
-VERSION = 4
+VERSION = 5
 TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
 #: The bodies of these, as the server keeps them.
 BODIES = _FUNCTIONS.split("$$")[1::2]
 _INDEXES = re.findall(r"INDEX IF NOT EXISTS (\w+)", _TABLES)
 _TRIGGERS = re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+) (?:AFTER|BEFORE) [\w ,]+ ON (\w+)", _FUNCTIONS)
-#: The trigger that gives numbers; the others notice an operator's removals.
+#: The trigger that gives numbers at commits; the others notice an operator's removals.
 _NUMBERS = "trigger of tidewire_outbox"
 #: Each column: its table, its name, its type, and whether the server fills it.
 _COLUMNS = [

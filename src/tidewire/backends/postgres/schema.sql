@@ -1,4 +1,4 @@
--- Everything of one store, version 3; names have a prefix, because the schema may be an application's own. A table that an
+-- Everything of one store; names have a prefix, because the schema may be an application's own. A table that an
 -- operator has dropped is made again by this file, so all of it may run on a store that is there.
 
 -- One row. `era` is the epoch of all channels; `identity` names the server's history that it belongs to (tidewire_enter).

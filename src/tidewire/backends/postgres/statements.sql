@@ -76,6 +76,8 @@ SELECT tidewire_publish_bytes(
     CAST(:channel AS text), CAST(:format AS smallint), CAST(:data AS bytea), CAST(:key AS text),
     CAST(:key_age AS double precision), CAST(:meta AS bytea)
 )
+-- name: schema
+SELECT relnamespace::regnamespace::text AS name FROM pg_class WHERE oid = 'tidewire_outbox'::regclass
 -- name: wake_soon
 SET synchronous_commit = off
 -- name: relay

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -11,20 +9,23 @@ from typing import Any
 
 from tidewire.backends.postgres.publishing import stored_key
 from tidewire.backends.postgres.schema import SQL
+from tidewire.backends.shared.application_connections import call, library, opened
 from tidewire.errors import ConfigurationError
 from tidewire.messages import PublishRequest
 
 __all__ = ("publish_within",)
 
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
+#: The codes of a database without such a function, or without such a schema.
+_UNKNOWN = ("42883", "3F000")
 
 
-async def publish_within(connection: object, request: PublishRequest) -> None:
+async def publish_within(connection: object, request: PublishRequest, schema: str) -> None:
     """Put a publication into the transaction table by an asyncpg, psycopg or SQLAlchemy connection or session.
 
     Everyone sees it after the commit of the connection's transaction, nobody after a rollback. A synchronous connection
-    is used in a thread. Raises ConfigurationError for another kind of connection, and the errors of the
-    connection.
+    is used in a thread. `schema`: the quoted name of that of the store. Raises ConfigurationError for another kind of
+    connection, and the errors of the connection.
     """
     values = {
         "channel": request.channel,
@@ -34,30 +35,37 @@ async def publish_within(connection: object, request: PublishRequest) -> None:
         "key_age": request.key_age,
         "meta": request.meta,
     }
-    execute, arguments = _call(connection, SQL["publish"], values)
-    if inspect.iscoroutinefunction(execute) or _library(connection) == "asyncpg":
-        await execute(*arguments)
-    else:
-        await asyncio.to_thread(execute, *arguments)
+    maker = library(connection, "sqlalchemy", "asyncpg", "psycopg")
+    target: Any = await opened(connection, "postgresql") if maker == "sqlalchemy" else connection
+    if not maker or not hasattr(target, "execute") or _is_pool(connection):
+        raise ConfigurationError(
+            f"connection={type(connection).__qualname__} is not known; give one of asyncpg, psycopg or SQLAlchemy, or "
+            "run `SELECT tidewire_publish(channel, data)` in your transaction"
+        )
+    statement = SQL["publish"].replace("tidewire_publish_bytes", f"{schema}.tidewire_publish_bytes")
+    arguments = _arguments(maker, statement, values)
+    try:
+        await (target.execute(*arguments) if maker == "asyncpg" else call(target.execute, *arguments))
+    except Exception as error:
+        if getattr(getattr(error, "orig", error), "sqlstate", None) not in _UNKNOWN:
+            raise
+        raise ConfigurationError(
+            "connection= is one to another database than the hub's, which has no tables of tidewire; give the hub the "
+            "application's database"
+        ) from error
 
 
-def _library(connection: object) -> str:
-    """Return which library made a connection, or a class that its class stands on."""
-    packages = [kind.__module__.partition(".")[0] for kind in type(connection).__mro__]
-    return next((name for name in ("sqlalchemy", "asyncpg", "psycopg") if name in packages), "")
+def _is_pool(connection: object) -> bool:
+    """Return whether each call would be a transaction of its own."""
+    return any(kind.__name__ == "Pool" for kind in type(connection).__mro__)
 
 
-def _call(connection: Any, statement: str, values: Mapping[str, object]) -> tuple[Any, tuple[object, ...]]:
-    """Return the method that runs a statement on a connection, and the arguments in the library's own words."""
-    match _library(connection):
+def _arguments(maker: str, statement: str, values: Mapping[str, object]) -> tuple[object, ...]:
+    """Return a statement and its values in a library's own words."""
+    match maker:
         case "sqlalchemy":
-            return connection.execute, (sys.modules["sqlalchemy"].text(statement), dict(values))
+            return sys.modules["sqlalchemy"].text(statement), dict(values)
         case "asyncpg":
             places = {name: f"${place}" for place, name in enumerate(values, 1)}
-            return connection.execute, (_PARAMETER.sub(lambda m: places[m[1]], statement), *values.values())
-        case "psycopg":
-            return connection.execute, (_PARAMETER.sub(r"%(\1)s", statement), dict(values))
-    raise ConfigurationError(
-        f"connection={type(connection).__qualname__} is not known; give one of asyncpg, psycopg or SQLAlchemy, or "
-        "run `SELECT tidewire_publish(channel, data)` in your transaction"
-    )
+            return _PARAMETER.sub(lambda m: places[m[1]], statement), *values.values()
+    return _PARAMETER.sub(r"%(\1)s", statement), dict(values)

@@ -119,6 +119,8 @@ CREATE TABLE IF NOT EXISTS tidewire_outbox (
 INSERT INTO tidewire_outbox (token, channel, format, data, key, key_age, meta, keep_size, keep_age)
 VALUES (:token, :channel, :format, :data, :key, :key_age, :meta, :keep_size, :keep_age)
 -- name: transaction_rows
-SELECT id, token, channel, format, data, key, key_age, meta, keep_size, keep_age FROM tidewire_outbox ORDER BY id LIMIT ?
+SELECT id, token, channel, format, data, key, key_age, meta, keep_size, keep_age FROM tidewire_outbox
+WHERE token LIKE ? || ':%' OR token NOT LIKE '%:%'  -- without a name: of an earlier version
+ORDER BY id LIMIT ?
 -- name: transaction_remove
 DELETE FROM tidewire_outbox WHERE id = ?

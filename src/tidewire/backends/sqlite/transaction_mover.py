@@ -11,6 +11,8 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +43,8 @@ _REMEMBERED = 30 * 86_400.0
 #: Seconds that a delete waits for a transaction of the application.
 _BUSY_SECONDS = 1.0
 
+#: The line of the list that names the store.
+_STORE = re.compile(rb'^\{"store":"(\w+)"\}$', re.MULTILINE)
 #: Publishes, or forgets a key.
 Submit = Callable[[PublishRequest], asyncio.Future[Position]]
 
@@ -62,6 +66,8 @@ class TransactionMover:
         self._like = path
         self._publish = publish
         self._forget = forget
+        #: The store's name in the tables of applications, where another hub may have its rows.
+        self._store = ""
         self._known: dict[Path, tuple[int, int] | None] = {}
         self._read: tuple[int, int] | None = None
         self._expected = 0.0
@@ -82,32 +88,43 @@ class TransactionMover:
             with contextlib.suppress(Exception):
                 await self._look()
 
-    async def expect(self, file: Path) -> None:
-        """Look into a file soon; it is remembered before anything is written there. Raises OSError."""
-        if file not in self._known:
+    async def expect(self, file: Path) -> str:
+        """Look into a file soon; it is remembered before anything is written there.
+
+        Returns the name of the store. Raises OSError.
+        """
+        if file not in self._known or not self._store:
             await asyncio.to_thread(self._remember, file)
+            self._learn()
             self._known.setdefault(file, None)
         self._expected = asyncio.get_running_loop().time() + _EXPECTED
         self._wake.set()
+        return self._store
 
     def _remember(self, file: Path) -> None:
         make_file(self._list, like=self._like)
         line = msgspec.json.encode(str(file)) + b"\n"
         descriptor = os.open(self._list, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
-            if line not in os.pread(descriptor, 1 << 20, 0):
+            found = os.pread(descriptor, 1 << 20, 0)
+            if not _STORE.search(found):  # of two processes that write a name, the first one's holds for both
+                os.write(descriptor, msgspec.json.encode({"store": secrets.token_hex(8)}) + b"\n")
+            if line not in found:
                 os.write(descriptor, line)
-                os.fsync(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def _learn(self) -> None:
-        """Read which files there are, if another process has found one."""
+        """Read which files there are, if another process has found one, and the name of the store."""
         with contextlib.suppress(OSError):
             stat = self._list.stat()
             if self._read != (stat.st_mtime_ns, stat.st_size):
                 self._read = (stat.st_mtime_ns, stat.st_size)
-                for line in self._list.read_bytes().splitlines():
+                found = self._list.read_bytes()
+                name = _STORE.search(found)
+                self._store = name[1].decode() if name else ""
+                for line in found.splitlines():
                     with contextlib.suppress(msgspec.MsgspecError):
                         self._known.setdefault(Path(msgspec.json.decode(line, type=str)), None)
 
@@ -144,7 +161,7 @@ class TransactionMover:
         with self._locked(file) as is_mine:
             if not is_mine:
                 return 0
-            rows = await asyncio.to_thread(_rows, file)
+            rows = await asyncio.to_thread(_rows, file, self._store)
             if not rows:
                 return 0
             answers = [self._publish(row.request) for row in rows]
@@ -179,13 +196,13 @@ class TransactionMover:
             os.close(descriptor)
 
 
-def _rows(file: Path) -> list[_Row]:
-    """Return the oldest rows of a transaction table; a file that is gone, or has no table, has no rows."""
+def _rows(file: Path, store: str) -> list[_Row]:
+    """Return the oldest rows of a store in a transaction table; a file that is gone, or has no table, has no rows."""
     if identity(file) is None:
         return []
     with contextlib.closing(_connect(file)) as connection:
         try:
-            found = connection.execute(SQL["transaction_rows"], (_BATCH,)).fetchall()
+            found = connection.execute(SQL["transaction_rows"], (store, _BATCH)).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return []

@@ -6,8 +6,6 @@ The publication is a row of a table in that file, so that it is there if and onl
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import secrets
 import sqlite3
 import sys
@@ -15,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tidewire.backends.shared.application_connections import call, library, opened
 from tidewire.backends.sqlite.database import SQL
 from tidewire.errors import ConfigurationError
 from tidewire.messages import PublishRequest
@@ -23,10 +22,8 @@ __all__ = ("publish_within",)
 
 #: Executes a statement with named parameters, and returns its rows.
 _Execute = Callable[[str, Mapping[str, object]], Awaitable[list[tuple[Any, ...]]]]
-#: Classes of SQLAlchemy that have a connection as long as a transaction lasts.
-_SESSIONS = frozenset({"Session", "AsyncSession", "scoped_session", "async_scoped_session"})
-#: Called with the application's file before anything is written there.
-Found = Callable[[Path], Awaitable[None]]
+#: Called with the application's file before anything is written there; returns the name of the store.
+Found = Callable[[Path], Awaitable[str]]
 
 
 async def publish_within(connection: object, request: PublishRequest, found: Found) -> None:
@@ -39,13 +36,13 @@ async def publish_within(connection: object, request: PublishRequest, found: Fou
     names = {name: file for _, name, file in await execute("PRAGMA database_list", {})}
     if not names.get("main"):
         raise ConfigurationError("connection= has no file: publish in a transaction of a database on disk")
-    await found(Path(names["main"]))
+    store = await found(Path(names["main"]))
     retention = request.retention
     await execute(SQL["transaction_create"], {})
     await execute(
         SQL["transaction_insert"],
         {
-            "token": secrets.token_hex(16),
+            "token": f"{store}:{secrets.token_hex(16)}",
             "channel": request.channel,
             "format": int(request.format),
             "data": request.data,
@@ -60,11 +57,11 @@ async def publish_within(connection: object, request: PublishRequest, found: Fou
 
 async def _executor(connection: Any) -> _Execute:
     """Return a function that executes statements on a connection of any known library."""
-    packages = {kind.__module__.partition(".")[0] for kind in type(connection).__mro__}
-    if "sqlalchemy" in packages:
-        return await _of_sqlalchemy(connection)
-    if "aiosqlite" in packages:
-        return _of_aiosqlite(connection)
+    match library(connection, "sqlalchemy", "aiosqlite"):
+        case "sqlalchemy":
+            return _of_sqlalchemy(await opened(connection, "sqlite"))
+        case "aiosqlite" if hasattr(connection, "execute"):
+            return _of_aiosqlite(connection)
     if isinstance(connection, sqlite3.Connection):
         return _of_sqlite3(connection)
     raise ConfigurationError(
@@ -72,24 +69,12 @@ async def _executor(connection: Any) -> _Execute:
     )
 
 
-async def _of_sqlalchemy(connection: Any) -> _Execute:
+def _of_sqlalchemy(connection: Any) -> _Execute:
     text = sys.modules["sqlalchemy"].text
-    if _SESSIONS.intersection(kind.__name__ for kind in type(connection).__mro__):
-        opened = connection.connection()  # that of its transaction
-        connection = await opened if inspect.isawaitable(opened) else opened
-    if connection.dialect.name != "sqlite":
-        raise ConfigurationError(
-            f"connection= is one of {connection.dialect.name}, and this hub's store is SQLite; a hub on the "
-            "application's PostgreSQL can publish in its transactions"
-        )
 
     async def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        def run(result: Any) -> list[tuple[Any, ...]]:
-            return [tuple(row) for row in result] if result.returns_rows else []
-
-        if inspect.iscoroutinefunction(connection.execute):
-            return run(await connection.execute(text(statement), dict(values)))
-        return await asyncio.to_thread(lambda: run(connection.execute(text(statement), dict(values))))
+        result = await call(connection.execute, text(statement), dict(values))
+        return [tuple(row) for row in result] if result.returns_rows else []
 
     return execute
 

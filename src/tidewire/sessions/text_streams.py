@@ -96,6 +96,8 @@ class TextStream(OnlyAsync):
         self._top = Position(0, "")
         self._whole_at = 0
         self._every = 0
+        #: A chunk may be missing, because its publication failed or was cancelled: the next one has the whole text.
+        self._is_torn = False
         self._ended = ""
         self._is_finished = False
         self._lost_leases = node.memberships.lost_leases
@@ -142,18 +144,25 @@ class TextStream(OnlyAsync):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if exc is None:
-            await self._finish(DONE)
-        else:
-            # a task of its own: this one may be cancelled
-            ending = self._node.tasks.spawn(self._finish(STOPPED if isinstance(exc, Stopped) else ABORTED))
-            if ending is not None:
-                await asyncio.wait([ending])
+        end = DONE if exc is None else STOPPED if isinstance(exc, Stopped) else ABORTED
+        ending = self._node.tasks.spawn(self._try_finish(end))  # a task of its own: this one may be cancelled
+        if ending is not None:
+            await asyncio.wait([ending])
+        error = await self._try_finish(end) if ending is None else ending.result()
+        if exc is None and error is not None:
+            raise error
         return isinstance(exc, Stopped)
 
     async def abort(self) -> None:
         """End the stream at once; `write` raises Stopped from now on."""
         await self._finish(ABORTED)
+
+    async def _try_finish(self, end: str) -> PublishError | None:
+        try:
+            await self._finish(end)
+        except PublishError as error:
+            return error
+        return None
 
     async def _finish(self, end: str) -> None:
         if self._is_finished:
@@ -235,11 +244,12 @@ class TextStream(OnlyAsync):
             if not text and not end:
                 return
             self._parts.append(text)
-            if self._is_whole_due():
-                await self._publish(Chunk(self.id, "".join(self._parts), 0, end))
-            else:
-                await self._publish(Chunk(self.id, text, self._length, end))
-            self._length += units(text)
+            at, self._length = self._length, self._length + units(text)
+            if self._is_torn or self._is_whole_due():
+                text, at = "".join(self._parts), 0
+            self._is_torn = True
+            await self._publish(Chunk(self.id, text, at, end))
+            self._is_torn = False
 
     def _is_whole_due(self) -> bool:
         """Return whether a late comer could not read the text from its last whole beginning otherwise."""

@@ -43,9 +43,9 @@ async def until_gone(receive: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(listener: socket.socket, **options: Any) -> AsyncIterator[uvicorn.Server]:
+async def serving(listener: socket.socket, application: Any = app) -> AsyncIterator[uvicorn.Server]:
     http = configured(Limits(stalled_seconds=STALLED))
-    server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", log_config=None, loop="none", **options))
+    server = uvicorn.Server(uvicorn.Config(application, http=http, lifespan="off", log_config=None, loop="none"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await wait_until(lambda: server.started)
@@ -111,6 +111,32 @@ def test_one_who_reads_slowly_is_served() -> None:
                         assert await asyncio.to_thread(client.recv, 65_536)
                         await asyncio.sleep(0.05)
                     assert server.server_state.connections
+
+    run(main())
+
+
+def test_all_requests_of_a_client_learn_that_it_has_gone() -> None:
+    """The one that is being answered, too, where others wait behind it: it would write to nobody, or wait for ever."""
+    began, ended = [], []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        began.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await until_gone(receive)
+        await send({"type": "http.response.body", "body": b"late"})
+        ended.append(scope["path"])
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with serving(listener, slow) as server:
+                with socket.create_connection(listener.getsockname()) as client:
+                    requests = b"".join(b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n" % number for number in range(3))
+                    await asyncio.to_thread(client.sendall, requests)
+                    await wait_until(lambda: bool(began), what="the first one is being answered")
+                    (connection,) = server.server_state.connections
+                    await wait_until(lambda: len(connection.pipeline) == 2, what="the others wait")
+                await wait_until(lambda: bool(ended), what="it has learnt of the end")
+        assert began == ended == ["/0"]
 
     run(main())
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from httptools import HttpParserInvalidURLError, HttpParserUpgrade
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tidewire.limits import Limits
@@ -91,6 +91,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._first: bytes | None = b""
         #: Those of the request that is being answered, and of the requests behind it.
         self._streams: tuple[_Stream, ...] = ()
+        #: The same requests as uvicorn has them: it tells the newest one alone that the client has gone.
+        self._cycles: tuple[RequestResponseCycle, ...] = ()
         #: The account of a client that takes less than is written, and the next look at it.
         self._stall: Stall | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -110,6 +112,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._enter(_State.IDLE)
         self._streams = ()
         self._end_stall()
+        cycles, self._cycles = self._cycles, ()
+        for cycle in cycles:
+            cycle.disconnected = cycle.disconnected or not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -207,6 +213,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._streams = (stream,) if is_first else (*self._streams[-waiting - 1 :], stream)
         cast(Any, self.scope)["extensions"] = {"tidewire.stream": stream}
         super().on_headers_complete()
+        if self.cycle is not None:
+            self._cycles = (*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from itertools import compress
 from typing import Any, TypeVar, cast
 
 from msgspec import Raw, Struct
+from msgspec.structs import astuple
 
 from tidewire.protocols.centrifuge.codes import Malformed, MalformedFrame
 from tidewire.protocols.centrifuge.fields import Field, Kind, schema_of
@@ -28,6 +31,9 @@ _LONGEST_VARINT = 10
 #: Nearly all numbers are short: lengths, offsets.
 _ONE_BYTE = tuple(bytes((number,)) for number in range(0x80))
 _pack_two, _pack_three = struct.Struct("BB").pack, struct.Struct("BBB").pack
+#: Kinds as globals, for every field: an attribute of an enumeration is dear. Those up to BOOL are numbers.
+_UINT32, _INT, _BOOL = Kind.UINT32, Kind.INT, Kind.BOOL
+_TEXT, _BYTES, _MESSAGE = Kind.TEXT, Kind.BYTES, Kind.MESSAGE
 
 
 def varint(number: int) -> bytes:
@@ -86,10 +92,10 @@ def _encode_client(message: ClientInfo) -> bytes:
 def encode_fields(message: Struct) -> bytes:
     """Return any message without its length, field by field."""
     parts: list[bytes] = []
-    for field in schema_of(type(message)).fields:
-        value = getattr(message, field.name)
-        if value is not None and value != field.zero:
-            _write(parts, field, value)
+    values = astuple(message)
+    for field, value in compress(zip(schema_of(type(message)).fields, values, strict=True), values):  # most are zero
+        if value is not EMPTY:
+            _WRITERS[field.kind](parts, field.key, value)
     return b"".join(parts)
 
 
@@ -99,26 +105,58 @@ def encode_delimited(message: Struct) -> bytes:
     return varint(len(data)) + data
 
 
-def _write(parts: list[bytes], field: Field, value: Any) -> None:
-    kind, key = field.kind, field.key
-    if kind <= Kind.BOOL:
-        parts += (key, varint(int(value) & 0xFFFF_FFFF_FFFF_FFFF))
-    elif kind is Kind.TEXTS:
-        for text in value:
-            parts += (key, _delimited(text.encode()))
-    elif kind is Kind.MESSAGES:
-        for message in value:
-            parts += (key, encode_delimited(message))
-    elif kind >= Kind.TEXT_MAP:
-        for name, item in value.items():
-            content = item.encode() if kind is Kind.TEXT_MAP else encode_message(item)
-            parts += (key, _delimited(b"\x0a" + _delimited(name.encode()) + b"\x12" + _delimited(content)))
-    elif kind is Kind.MESSAGE:
-        parts += (key, encode_delimited(value))
-    else:
-        content = value.encode() if kind is Kind.TEXT else bytes(value)
-        if content:
-            parts += (key, _delimited(content))
+def _write_number(parts: list[bytes], key: bytes, value: int) -> None:
+    parts += (key, varint(value & 0xFFFF_FFFF_FFFF_FFFF))
+
+
+def _write_text(parts: list[bytes], key: bytes, value: str) -> None:
+    parts += (key, _delimited(value.encode()))
+
+
+def _write_bytes(parts: list[bytes], key: bytes, value: Raw) -> None:
+    if content := bytes(value):
+        parts += (key, _delimited(content))
+
+
+def _write_message(parts: list[bytes], key: bytes, value: Struct) -> None:
+    parts += (key, encode_delimited(value))
+
+
+def _write_texts(parts: list[bytes], key: bytes, value: list[str]) -> None:
+    for text in value:
+        parts += (key, _delimited(text.encode()))
+
+
+def _write_messages(parts: list[bytes], key: bytes, value: list[Struct]) -> None:
+    for message in value:
+        parts += (key, encode_delimited(message))
+
+
+def _write_texts_by_name(parts: list[bytes], key: bytes, value: dict[str, str]) -> None:
+    for name, text in value.items():
+        _write_entry(parts, key, name, text.encode())
+
+
+def _write_messages_by_name(parts: list[bytes], key: bytes, value: dict[str, Struct]) -> None:
+    for name, message in value.items():
+        _write_entry(parts, key, name, encode_message(message))
+
+
+def _write_entry(parts: list[bytes], key: bytes, name: str, content: bytes) -> None:
+    parts += (key, _delimited(b"\x0a" + _delimited(name.encode()) + b"\x12" + _delimited(content)))
+
+
+#: The writers of all kinds, in the order of the kinds.
+_WRITERS: tuple[Callable[[list[bytes], bytes, Any], None], ...] = (
+    *[_write_number] * 4,
+    _write_text,
+    _write_bytes,
+    _write_message,
+    _write_texts,
+    _write_messages,
+    _write_texts_by_name,
+    _write_messages_by_name,
+)
 
 
 def _delimited(data: bytes) -> bytes:
@@ -191,18 +229,18 @@ def _read(cls: type[M], data: bytes, at: int, end: int, depth: int) -> M:
     schema = schema_of(cls)
     values: dict[str, Any] = {}
     while at < end:
-        tag, at = _read_varint(data, at, end)
+        tag, at = (data[at], at + 1) if data[at] < 0x80 else _read_varint(data, at, end)
         number, wire = tag >> 3, tag & 7
         field = schema.by_number.get(number)
         if not 0 < number < 1 << 29:
             raise MalformedFrame(Malformed.BAD_TAG)
         if wire == _VARINT:
             value, at = _read_varint(data, at, end)
-            if field is not None and field.kind <= Kind.BOOL:
+            if field is not None and field.kind <= _BOOL:
                 values[field.name] = _number(field.kind, value)
             continue
         start, at = _skip(wire, data, at, end)
-        if field is not None and wire == _LENGTH and field.kind > Kind.BOOL:
+        if field is not None and wire == _LENGTH and field.kind > _BOOL:
             _take(values, field, data, start, at, depth)
     for name, field in schema.required.items():
         if name not in values:
@@ -226,11 +264,11 @@ def _skip(wire: int, data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _number(kind: Kind, value: int) -> int | bool:
-    if kind is Kind.BOOL:
+    if kind is _BOOL:
         return value != 0
-    if kind is Kind.UINT32:
+    if kind is _UINT32:
         return value & 0xFFFF_FFFF
-    if kind is Kind.INT and value >= 1 << 63:
+    if kind is _INT and value >= 1 << 63:
         return value - (1 << 64)
     return value
 
@@ -245,11 +283,11 @@ def _nothing(field: Field) -> Any:
 
 def _take(values: dict[str, Any], field: Field, data: bytes, start: int, end: int, depth: int) -> None:
     kind, name = field.kind, field.name
-    if kind is Kind.TEXT:
+    if kind is _TEXT:
         values[name] = _text(data[start:end])
-    elif kind is Kind.BYTES:
+    elif kind is _BYTES:
         values[name] = Raw(data[start:end]) if end > start else EMPTY
-    elif kind is Kind.MESSAGE:
+    elif kind is _MESSAGE:
         values[name] = _read(cast(type[Struct], field.cls), data, start, end, depth - 1)
     elif kind is Kind.TEXTS:
         values.setdefault(name, []).append(_text(data[start:end]))

@@ -303,6 +303,28 @@ def test_a_way_holds_for_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not asyncio.run(goes_directly(application(), "/plain"))
 
 
+def test_those_who_come_at_once_go_directly_behind_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Scope] = []
+    take = DirectSockets._take
+
+    def counting(self: DirectSockets, way: Any, scope: Scope, receive: Receive, send: Send) -> Any:
+        taken.append(scope)
+        return take(self, way, scope, receive, send)
+
+    monkeypatch.setattr(DirectSockets, "_take", counting)
+
+    async def main() -> None:
+        for path, direct_ones in (("/plain", 8), ("/number/7", 0)):
+            taken.clear()
+            direct = DirectSockets(application())
+            answers = await asyncio.gather(*[connect(direct, path) for _ in range(10)])
+            assert len(taken) == direct_ones
+            assert answers == [answers[0]] * 10
+            assert answers[0][0]["type"] == "websocket.accept"
+
+    asyncio.run(main())
+
+
 def test_a_client_that_invents_paths_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_sockets, "_PATHS", 3)
 

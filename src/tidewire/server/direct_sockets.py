@@ -68,6 +68,8 @@ class DirectSockets:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self._ways: dict[str, tuple[float, _Way | None]] = {}
+        #: Paths whose route is judged at the end of this turn of the loop.
+        self._judged: set[str] = set()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve a WebSocket, or pass it on."""
@@ -76,6 +78,8 @@ class DirectSockets:
         known = self._ways.get(scope["path"])
         if known is None:
             self._keep(scope["path"], 0.0, None)
+        elif scope["path"] in self._judged:
+            return self._wait(scope, receive, send)
         elif known[0] <= time.monotonic():
             return self._explore(scope, receive, send)
         elif known[1] is not None:
@@ -84,10 +88,17 @@ class DirectSockets:
 
     async def _explore(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Go through the whole application; judge its route in the next turn of the loop, by which it is found."""
+        self._judged.add(scope["path"])
         asyncio.get_running_loop().call_soon(self._remember, scope["path"], scope)
         await self._app(scope, receive, send)
 
+    async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Wait for the judgement: of those who come at once, most would go the long way for as long as they live."""
+        await asyncio.sleep(0)
+        await self(scope, receive, send)
+
     def _remember(self, path: str, scope: Scope) -> None:
+        self._judged.discard(path)
         self._keep(path, time.monotonic() + _HELD_SECONDS, self._judge(path, scope))
 
     def _keep(self, path: str, until: float, way: _Way | None) -> None:

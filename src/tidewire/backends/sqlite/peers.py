@@ -7,6 +7,7 @@ looks by itself now and then.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import secrets
 import socket
@@ -44,6 +45,9 @@ class Peers:
             os.close(self._descriptor)
             raise
         self._socket.setblocking(False)
+        #: Takes datagrams of any size, and costs memory only for those that come: one for each would be asked of the
+        #: system, and given back.
+        self._received = memoryview(mmap.mmap(-1, _LARGEST))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNTAKEN)
         self._is_bound = True
         try:
@@ -58,9 +62,10 @@ class Peers:
     def receive(self) -> bytes | None:
         """Take one datagram that has come; None when there is none."""
         try:
-            return self._socket.recv(_LARGEST)
+            size = self._socket.recv_into(self._received)
         except OSError:
             return None
+        return self._received[:size].tobytes()
 
     def drain(self) -> bool:
         """Take every call that has come; True when there was one."""

@@ -182,8 +182,7 @@ def test_a_client_has_left_when_what_was_taken_last_is_handled() -> None:
     async def main() -> None:
         client, link = connection()
         link.receive("a")
-        assert client.receive_nowait() == "a"
-        client.begin_handling()
+        assert client.receive_nowait(handles=True) == "a"
         link.vanish(GONE, clean=True)
         assert not client.is_closed
         assert client.receive_nowait() is None

@@ -125,10 +125,13 @@ class Channels:
         """Take publications from the broker: drop duplicates, notice gaps, give the rest to fan-out."""
         channels = self._registry.channels
         for publication in publications:
+            if not publication.offset and isinstance(publication, EphemeralPublication):
+                self._fanout.ephemeral.add(publication)
+                continue
             channel = channels.get(publication.channel)
             if channel is None:
                 continue
-            if channel.catching_up and publication.offset:
+            if channel.catching_up:
                 self._wait(channel, publication)
                 continue
             position = channel.position
@@ -139,9 +142,6 @@ class Channels:
                 if publication.previous <= position.offset:
                     self._accept(channel, publication)
                     continue
-            if isinstance(publication, EphemeralPublication):
-                self._fanout.ephemeral.add(publication)
-                continue
             self.gaps += 1
             self.catch_up(channel)
             self._wait(channel, publication)

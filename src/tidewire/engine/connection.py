@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from tidewire.errors import ConnectionClosed, Disconnect, RateLimited
@@ -163,8 +163,9 @@ class Connection:
         self._inbox_size = waiting
         if self._on_readable is not None:
             self._on_readable()
-        elif self._waiter is not None:
-            self._wake()
+        elif (waiter := self._waiter) is not None and not waiter.done():
+            self._waiter = None
+            waiter.set_result(None)
 
     def _is_allowed(self, message: str | bytes) -> bool:
         """Take from the token bucket, for a large message more; after a whole burst over the rate, disconnect."""
@@ -254,11 +255,7 @@ class Connection:
     @property
     def is_awaited(self) -> bool:
         """Somebody waits for the next message."""
-        return self._waiter is not None
-
-    def begin_handling(self) -> None:
-        """Count the client as present until the next message is asked for: the last one is being handled."""
-        self._is_handling = True
+        return self._waiter is not None and not self._waiter.done()
 
     def receive_nowait(self, *, handles: bool = False) -> str | bytes | None:
         """Take the next message, or None when none is waiting: then a client that has left is gone.
@@ -268,7 +265,8 @@ class Connection:
         inbox = self._inbox
         if not inbox:
             self._is_handling = False
-            self._leave()
+            if self._leaving is not None:
+                self._leave()
             return None
         if handles:
             self.receives = self._is_handling = True
@@ -284,14 +282,20 @@ class Connection:
     async def receive(self) -> str | bytes:
         """Wait for the next message; raises ConnectionClosed after the last one, as soon as either side ends it."""
         self.receives = True
-        while True:
-            message = self.receive_nowait()
-            if message is not None:
-                return message
-            reason = self.disconnect or self.ending
-            if reason is not None:
-                raise ConnectionClosed(reason)
-            await self._wait()
+        while (message := self.receive_nowait()) is None:
+            await self.readable()
+        return message
+
+    def readable(self) -> Awaitable[object]:
+        """Wait for a message, where none has come; raises ConnectionClosed at once when none will come.
+
+        The awaited object is a future: a wait costs no coroutine.
+        """
+        self.receives = True
+        reason = self.disconnect or self.ending
+        if reason is not None:
+            raise ConnectionClosed(reason)
+        return self._wait()
 
     async def wait_closed(self) -> Disconnect:
         """Wait until the connection has ended, and return why; messages of the client are thrown away meanwhile."""
@@ -303,23 +307,20 @@ class Connection:
                 return self.disconnect
             await self._wait()
 
-    async def _wait(self) -> None:
-        if self._waiter is not None:
-            # neither ends with the other's cancellation
-            await asyncio.wait([self._waiter])
-            return
+    def _wait(self) -> Awaitable[object]:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            return asyncio.wait([waiter])  # neither ends with the other's cancellation
         self.link.uncork()
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def refuse(self, kind: str, why: str, channel: str = "") -> None:
         """Note that something of this client is refused; the caller tells the client."""

@@ -46,7 +46,8 @@ class Fanout:
         self._dirty: deque[Channel] = deque()
         self._broadcasts: deque[_BroadcastPush] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._scheduled = False
+        #: Whether something is pushed at the end of this turn.
+        self.is_scheduled = False
         #: So much waits that to write it costs little beside it: a publisher gives the loop a turn before it goes on.
         self.is_full = False
         self.turns = 0
@@ -73,13 +74,13 @@ class Fanout:
             self.is_full = True
 
     def _schedule(self) -> None:
-        if not self._scheduled and self._loop is not None:
-            self._scheduled = True
+        if not self.is_scheduled and self._loop is not None:
+            self.is_scheduled = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write the pending publications, for one turn's time at most; the next turn goes on with the rest."""
-        self._scheduled = self.is_full = False
+        self.is_scheduled = self.is_full = False
         self.turns += 1
         started = time.perf_counter()
         self._long_turn = None
@@ -246,11 +247,6 @@ class Fanout:
             self.broadcasts += 1
 
     # Order between direct sends and pushes.
-
-    @property
-    def is_scheduled(self) -> bool:
-        """Whether something is pushed at the end of this turn."""
-        return self._scheduled
 
     @property
     def is_broadcasting(self) -> bool:

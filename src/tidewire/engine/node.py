@@ -264,9 +264,7 @@ class Node:
         """
         retention = self.options.retentions[channel]
         if ephemeral or (retention is None and ephemeral is None):
-            self._publish_ephemeral(
-                EphemeralPublication(channel, 0, 0, "", time.time(), data, format, meta, sender), key
-            )
+            self.publish_ephemeral(channel, data, format, key=key, meta=meta, sender=sender)
             return NOWHERE
         if self._ephemeral.outgoing:
             self._ephemeral.send_before(channel)
@@ -335,19 +333,22 @@ class Node:
         """Return whether the publications of a channel are not kept, unless one says otherwise."""
         return self.options.retentions[channel] is None
 
-    def _publish_ephemeral(self, publication: EphemeralPublication, key: str) -> None:
+    def publish_ephemeral(
+        self, channel: str, data: bytes, format: Format, *, key: str = "", meta: bytes = b"", sender: str = ""
+    ) -> None:
+        """Publish what nobody keeps; raises as `publish` does."""
         if not self.is_open:
             raise NotPublished("this node is closed; publish while the application runs")
         if key:
             raise BadRequest(f"key={key!r} needs a publication that is kept; leave it out, or write ephemeral=False")
-        if len(publication.data) + len(publication.meta) > self.limits.ephemeral_bytes:
+        if len(data) + len(meta) > self.limits.ephemeral_bytes:
             count_limit("ephemeral_bytes")
             raise LimitExceeded(
                 f"a publication that nobody keeps has at most {self.limits.ephemeral_bytes} bytes (ephemeral_bytes), "
-                f"this one has {len(publication.data)}; publish it with ephemeral=False"
+                f"this one has {len(data)}; publish it with ephemeral=False"
             )
         self._published += 1
-        self._ephemeral.publish(publication)
+        self._ephemeral.publish(EphemeralPublication(channel, 0, 0, "", time.time(), data, format, meta, sender))
 
     async def remove_history(self, channel: str) -> None:
         """Remove the stored publications of a channel; raises StoreUnavailable."""

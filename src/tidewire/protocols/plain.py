@@ -31,7 +31,7 @@ class PlainProtocol(Protocol[Publish]):
         return WireMessage(publication.data, publication.format is _BINARY)
 
     def encode_publications(self, publications: Sequence[Publication]) -> list[WireMessage]:
-        return [self.encode_publication(one) for one in publications]
+        return [WireMessage(one.data, one.format is _BINARY) for one in publications]
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         return [self.encode_publication(publication) for publication in reply.publications]

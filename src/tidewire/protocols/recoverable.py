@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -31,6 +32,9 @@ class RecoverableProtocol(PlainProtocol):
         data = msgspec.Raw(publication.data) if is_json else publication.json()
         position = {"position": str(publication.position)} if publication.epoch else {}
         return _message(channel=publication.channel, data=data, **position)
+
+    def encode_publications(self, publications: Sequence[Publication]) -> list[WireMessage]:
+        return [self.encode_publication(one) for one in publications]
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         first = reply.publications[0] if reply.publications else None

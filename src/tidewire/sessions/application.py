@@ -176,16 +176,17 @@ class HubConnection(HeldConnection):
         if connection is None or get_ident() != self._thread or not self._loop.is_running():
             connection = self._here  # which is the same, and raises: each message would pay for the call
         name = channel if channel and channel == self._named else self._open_channel(channel)
-        waits = node.broker.waits
+        is_ephemeral, waits = node.is_ephemeral(name), node.broker.waits
         if waits and not node.is_open:
             raise NotPublished("the application is ending")
-        waits = waits and not node.is_ephemeral(name)
         try:
             payload = encode_payload(data) if node.options.shape_of is None else self._payload(name, data)
-            if not waits:
-                await node.publish(name, *payload, key=key, sender=connection.id)
-                if self._kept is None:
-                    self._kept = self._done(is_kept=True)
+            if is_ephemeral:
+                node.publish_ephemeral(name, payload[0], payload[1], key=key, sender=connection.id)
+            elif not waits:
+                await node.publish(name, *payload, key=key)
+            if is_ephemeral or not waits:
+                self._kept = self._kept or self._done(is_kept=True)
                 return self._kept
         except InvalidMessage as error:
             self.tell(error)
@@ -351,12 +352,11 @@ class HubConnection(HeldConnection):
         connection = self._here
         try:
             while True:
-                message = connection.receive_nowait(handles=True)
-                if message is None:
+                if (message := connection.receive_nowait(handles=True)) is None:
                     if not self._node.fanout.is_scheduled:
-                        self._here.link.flush()
-                    message = await connection.receive()
-                    connection.begin_handling()
+                        connection.link.flush()
+                    await connection.readable()
+                    continue
                 try:
                     value = read(message)
                 except BadRequest as error:

@@ -12,6 +12,7 @@ from tidewire.hub import Hub
 from tidewire.server.accounts import Accounts
 from tidewire.server.login_tokens import SessionToken
 from tidewire.sessions.revocations import Revocation
+from tidewire.support.log_limit import LogLimit
 
 __all__ = ("SessionWatch",)
 
@@ -32,6 +33,7 @@ class SessionWatch:
         #: The opening of the accounts whose sessions are known, and until when connections of those before may open.
         self._opening = 0
         self._compared_until = 0.0
+        self._log_limit = LogLimit(10.0)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -44,7 +46,8 @@ class SessionWatch:
                 if time.monotonic() < self._compared_until:
                     await self._compare()
             except StoreUnavailable as error:
-                logger.warning("ended sessions are looked for later: %s", error)
+                if (more := self._log_limit.due()) is not None:
+                    logger.warning("ended sessions are looked for later: %s%s", error, more)
             await asyncio.sleep(_PAUSE)
 
     async def _begin(self) -> int:

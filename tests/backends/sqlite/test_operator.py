@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from contract.serving import until
 from engine.support import connect, run
 from helpers.ledger import RULES, Ledger, check, received
 from tidewire.backends import open_backend
 from tidewire.engine.node import Node
-from tidewire.errors import StoreUnavailable
+from tidewire.errors import PublishError, StoreUnavailable
 from tidewire.limits import Limits
 from tidewire.messages import Position, PublishRequest
 from tidewire.rules.options_by_name import OptionsByName
@@ -137,6 +139,58 @@ def test_what_is_removed_from_the_file_itself_is_made_again_and_tables_of_others
 
     run(scenario(), 30)
     assert not [*tmp_path.glob("*damaged*")]
+
+
+def spoil(path: Path) -> None:
+    """Write over pages of publications, as a copy does that mixes with the log of another state."""
+    with closing(sqlite3.connect(path, timeout=10)) as connection:
+        until(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0, what="moved")
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'tidewire_publications_by_offset'"
+        (page,) = connection.execute(query).fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+
+def test_what_cannot_be_read_is_not_published_into(tmp_path: Path) -> None:
+    """Publishing went on in the other pages, and whoever had to read stood still, unnoticed."""
+    alone, shared = tmp_path / "alone.db", tmp_path / "shared.db"
+    operate(shared, "CREATE TABLE mine (value)")
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            node, other = [await node_on(stack, alone) for _ in range(2)]
+            clients, ledger = [await connect(one, channel="a") for one in (node, other)], Ledger(node)
+            await ledger.publish(10)
+            spoil(alone)
+            with contextlib.suppress(StoreUnavailable):
+                await other.broker.history("a", since=Position(2, ledger.last.epoch))
+            for client in clients:  # a new file is made
+                await wait_until(lambda client=client: "i a" in client.shown, 15)  # type: ignore[misc]
+            await ledger.succeeds(10)
+            for client in clients:
+                await received(client, ledger)
+                check(client, ledger, told=True)
+
+            node = await node_on(stack, shared)
+            await node.broker.publish(PublishRequest("a", b"1"))
+            spoil(shared)
+
+            async def is_refused() -> bool:
+                with contextlib.suppress(StoreUnavailable):
+                    await node.broker.history("a")
+                try:
+                    await node.broker.publish(PublishRequest("b", b"1"))
+                except PublishError as error:
+                    return "restore it from a backup, or move it away" in str(error)
+                return False
+
+            await wait_until(is_refused, 15)
+
+    run(scenario(), 60)
+    assert [*tmp_path.glob("alone.db-damaged")]
+    assert not [*tmp_path.glob("shared.db-damaged")]
 
 
 def test_a_restart_mends_what_was_removed_meanwhile(tmp_path: Path) -> None:

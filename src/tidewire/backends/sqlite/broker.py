@@ -65,7 +65,7 @@ class SqliteBroker(Broker):
         self._mailbox, folder = Mailbox(), node_folder(self._path)
         limits, count = self._limits, partial(self._call, count_limit)
         size_limits = SizeLimits(limits.channel_history_bytes, limits.store_history_bytes, count)
-        self._readers = Readers(self._path)
+        self._readers = Readers(self._path, lambda: self._writer.suspect())
         self._writer = writer = WriterThread(
             self._path,
             self._name,

@@ -49,6 +49,8 @@ class Connection:
         self._lost = lost
         self._cursor = 0
         self._reopen_at = 0.0
+        #: Set by any thread that finds the file damaged; the next turn reads all of it.
+        self.is_suspect = False
         #: The open database, None after it was lost.
         self.database: Database | None = None
         #: Why the last transaction failed, "" when it did not.
@@ -84,12 +86,19 @@ class Connection:
                 self._give_up(self.trouble)
             finally:
                 self._lock.release()
-        elif database is not None and (state := database.look_at_file()) is not FileState.SOUND:
+        elif database is not None and (state := self._look(database)) is not FileState.SOUND:
             if not self._put_away(database, state):
                 return None
         elif database is not None and database.has_lost_log and not self._save_log(database):
             return None
         return self.database or self._reopen()
+
+    def _look(self, database: Database) -> FileState:
+        is_suspect, self.is_suspect = self.is_suspect, False
+        state = database.look_at_file(is_suspect=is_suspect)
+        if is_suspect and state is not FileState.SOUND:
+            self.is_suspect = True
+        return state
 
     def _led_away(self) -> None:
         """Close a database to which its link does not lead any more: others open another one by it.
@@ -124,7 +133,7 @@ class Connection:
         if not self._lock.try_acquire():
             return False
         try:
-            if database.is_replaced or database.look_at_file() is not state:
+            if database.is_replaced or database.look_at_file(is_suspect=self.is_suspect) is not state:
                 return False  # another process was first, or has just written
             reason = put_away(self._path, state, database.identity)
             logger.error("%s", reason)

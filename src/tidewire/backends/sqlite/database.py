@@ -190,9 +190,9 @@ class Database:
         """The file is not empty, and had tables of others too."""
         return self._has_others and self._path.stat().st_size > 0
 
-    def look_at_file(self) -> FileState:
+    def look_at_file(self, *, is_suspect: bool) -> FileState:
         """Return whether the file is unchanged, before anything is written."""
-        return self._check.look(self.cursor)
+        return self._check.look(self.cursor, is_suspect=is_suspect)
 
     @property
     def has_lost_log(self) -> bool:

@@ -136,8 +136,13 @@ class FileCheck:
             return found.st_size, found.st_mtime_ns
         return 0, 0
 
-    def look(self, cursor: int) -> FileState:
-        """Look before a turn, in which everything up to `cursor` is known to be kept."""
+    def look(self, cursor: int, *, is_suspect: bool = False) -> FileState:
+        """Look before a turn, in which everything up to `cursor` is known to be kept.
+
+        `is_suspect`: somebody could not read a part of the file, so that all of it is read.
+        """
+        if is_suspect and (found := self._prove()) is not FileState.SOUND:
+            return found
         stamp, log_stamp, now = self._read_stamp(), _inode_and_size(self._log), time.monotonic()
         is_log_cut = log_stamp[0] == self._log_stamp[0] and log_stamp[1] < min(self._log_stamp[1], LOG_BYTES)
         if stamp != self._stamp or self._suspected is FileState.SOUND:

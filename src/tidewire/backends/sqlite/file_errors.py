@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tidewire.errors import ConfigurationError, StoreUnavailable, TidewireError
 
-__all__ = ("explain", "is_certain", "is_full", "is_lasting", "opening_error")
+__all__ = ("explain", "is_certain", "is_damage", "is_full", "is_lasting", "opening_error")
 
 #: Result codes (sqlite.org/rescode.html) of a file that can never be used as it is.
 _UNUSABLE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
@@ -33,6 +33,11 @@ def _code(error: BaseException) -> int:
 def is_full(error: BaseException) -> bool:
     """The disk has no room left."""
     return _code(error) == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+
+
+def is_damage(error: BaseException) -> bool:
+    """A part of the file is not what SQLite wrote there."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def is_certain(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from tidewire.backends.sqlite.connection import Connection
 from tidewire.backends.sqlite.database import SQL, Database
 from tidewire.backends.sqlite.disk_reserve import DiskReserve
 from tidewire.backends.sqlite.fair_lock import FairLock
-from tidewire.backends.sqlite.file_errors import explain, is_full, is_lasting
+from tidewire.backends.sqlite.file_errors import explain, is_damage, is_full, is_lasting
 from tidewire.backends.sqlite.size_limits import SizeLimits
 from tidewire.backends.sqlite.store_clock import StoreClock
 
@@ -200,6 +200,7 @@ class Housekeeping:
         database.rollback()
         self._trimmer.restart(pause=_RELIEF)
         reason = explain(error, self._path)
+        self._connection.is_suspect |= is_damage(error)
         if is_lasting(error):
             self._connection.lose(reason)
         else:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from tidewire.backends.shared.completeness import is_complete
 from tidewire.backends.sqlite.database import SQL, connect, derived_epoch
-from tidewire.backends.sqlite.file_errors import explain
+from tidewire.backends.sqlite.file_errors import explain, is_damage
 from tidewire.backends.sqlite.store_clock import StoreClock
 from tidewire.errors import StoreUnavailable
 from tidewire.messages import Format, HistoryPage, HistoryRequest, Position, Publication
@@ -35,8 +35,10 @@ _CHUNK = 1_000
 class Readers:
     """A few threads, each with a connection that only reads."""
 
-    def __init__(self, path: Path, *, threads: int = 2) -> None:
+    def __init__(self, path: Path, damaged: Callable[[], None], *, threads: int = 2) -> None:
         self._path = path
+        #: Called, from any thread, when a part of the file cannot be read.
+        self._damaged = damaged
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tidewire-sqlite-reader")
         self._idle: SimpleQueue[tuple[sqlite3.Connection, tuple[Identity, ...]]] = SimpleQueue()
 
@@ -55,8 +57,10 @@ class Readers:
             connection.execute("BEGIN")
             answer = read(connection)
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if is_damage(error):
+                self._damaged()
             raise
         self._idle.put((connection, opened))
         return answer

@@ -92,6 +92,11 @@ class WriterThread:
         """Why the last try to write failed, "" when it did not."""
         return "" if self._connection is None else self._connection.trouble
 
+    def suspect(self) -> None:
+        """Mark the file as one that the next turn reads whole; callable from any thread."""
+        if self._connection is not None:
+            self._connection.is_suspect = True
+
     @property
     def seed(self) -> str:
         """The store's seed, known from the start on (database.derived_epoch)."""

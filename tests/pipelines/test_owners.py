@@ -42,6 +42,24 @@ def test_whoever_cannot_be_looked_at_lives(tmp_path: Path, monkeypatch: pytest.M
     run(main())
 
 
+def test_nobody_else_says_who_lives_whatever_the_umask_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        for existed in (False, True):
+            folder = tmp_path / str(existed)
+            if existed:
+                folder.mkdir(mode=0o777)
+            mine = Owners(folder)
+            mine.open(lambda: None)
+            assert folder.stat().st_mode & 0o777 == 0o700
+            mine.close()
+
+    before = os.umask(0)
+    try:
+        run(main())
+    finally:
+        os.umask(before)
+
+
 def _none_left(*arguments: Any, **options: Any) -> Any:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

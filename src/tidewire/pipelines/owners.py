@@ -29,6 +29,8 @@ class Owners:
     def open(self, woken: Callable[[], None]) -> None:
         """Take the lock; `woken` is called on the event loop when another process calls `wake`. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # another user's
+            self._folder.chmod(0o700)  # a name in it decides which runs others take over
         draft = self._folder / f".{self.name}"
         self._lock = _open(draft)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

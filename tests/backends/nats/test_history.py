@@ -122,6 +122,28 @@ def test_a_page_of_a_long_history_costs_no_more_than_itself(tmp_path: Path, monk
         run(scenario(server), 30)
 
 
+def test_who_is_too_far_behind_is_read_no_more_than_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the stream is busy, a server takes up to a millisecond for each old message, and its readers gave up."""
+    read, count = reading._read, itertools.count()
+
+    def counted(msg: Any) -> Any:
+        next(count)
+        return read(msg)
+
+    async def scenario(server: Daemon) -> None:
+        broker = await opened(server)
+        kept = await publish(broker, "a", 750)
+        monkeypatch.setattr(reading, "_read", counted)
+        since = Position(kept[10], (await broker.positions(["a"]))["a"].epoch)
+        page = await broker.history("a", since=since, limit=50, retention=Retention(100, 1e9))
+        assert (offsets(page), page.complete) == (kept[-100:-50], False)
+        assert next(count) < 300
+        await broker.aclose()
+
+    with start_nats(tmp_path) as server:
+        run(scenario(server), 30)
+
+
 def test_a_read_that_is_not_answered_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def say_nothing(*_: Any) -> Any:
         raise TimeoutError

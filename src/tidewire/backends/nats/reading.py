@@ -23,8 +23,8 @@ from tidewire.retention import Retention
 
 __all__ = ("oldest_of_newest", "read_history", "top_of")
 
-#: Messages that are asked for at once.
-_BATCH = 500
+#: Messages that are asked for at once: a server may take a millisecond for each old one of a busy stream.
+_BATCH = 100
 #: Bytes that are asked for at once: the server cuts off a client for which too much waits; and for one large message.
 _BATCH_BYTES, _LARGEST = 512 * 1024, 64 * 1_048_576
 #: How much further back is looked when too few messages were found.
@@ -146,7 +146,7 @@ class _Reader:
         wanted = count + 1 + _MARKERS
         consumer, back = await self.begin(first), 2 * wanted
         begins = first
-        if consumer.num_pending > _FURTHER * wanted + newer:  # far more than is wanted: look from the end
+        if consumer.num_pending > 2 * wanted + newer:  # more than is wanted: look from the end
             while True:
                 await self._stream.forget(consumer)
                 begins = max(first, last - back)
@@ -235,7 +235,7 @@ async def _read_forward(
     else:
         publications = await reader.linked(await reader.oldest(after, last, most, retention.size), after)
         found = _shown(publications, retention, clock)
-        if len(found) < len(publications):  # the oldest are too old, and others come after them
+        if len(found) < len(publications) <= retention.size:  # the oldest are too old, and others come after them
             publications = await reader.linked(await reader.newest(after, last, retention.size), after)
             found = _shown(publications, retention, clock)
         publications = found

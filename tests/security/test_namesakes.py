@@ -14,7 +14,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from server.live_server import LiveServer
+from server.live_server import LiveServer, tidewire
+from tidewire.publisher import Publisher
 
 SECRET = "a secret that is long enough for SHA-256"
 SETTINGS = f"""
@@ -90,6 +91,51 @@ def test_an_account_that_logs_out_ends_nothing_of_a_namesake_in_the_application(
             page.recv(timeout=20)
         with pytest.raises(TimeoutError):
             application.recv(timeout=1.0)
+
+
+@contextlib.contextmanager
+def in_chat(server: LiveServer, token: str) -> Iterator[ClientConnection]:
+    """Connect to the chat, and wait until everything of the beginning has come."""
+    with connect(f"{server.websocket_url}/ws/auth?token={token}", proxy=None) as connection:
+        connection.send('{"type": "ping"}')
+        until(connection, '"pong"')
+        yield connection
+
+
+def until(connection: ClientConnection, text: str) -> list[str]:
+    """Receive until a message holds a text; return all messages."""
+    found: list[str] = []
+    while not found or text not in found[-1]:
+        found.append(str(connection.recv(timeout=20)))
+    return found
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["first", "second of its name"])
+def test_nobody_is_told_what_is_for_a_namesake(server: LiveServer, removed: bool) -> None:
+    name = f"eve{removed}"
+    sign_up(server, name)
+    if removed:
+        assert tidewire("user", "remove", name, folder=server.folder).returncode == 0
+        sign_up(server, name)
+    with contextlib.ExitStack() as stack:
+        account = stack.enter_context(in_chat(server, log_in(server, name)))
+        friend = stack.enter_context(in_chat(server, sign_up(server, f"dan{removed}")))
+        users = [name, f"{name}~2"]
+        application = [stack.enter_context(client(server, token_of(user))) for user in users]
+        friend.send(json.dumps({"type": "private_chat", "target_user": name, "message": "for the account"}))
+        until(account, "for the account")
+
+        with Publisher(f"sqlite:///{server.folder}/tidewire.db") as publisher:
+            for user in users:
+                publisher.send_to_user(user, {"text": "for the application"})
+        for connection in application:
+            assert "for the account" not in "".join(until(connection, "for the application"))
+        friend.send(json.dumps({"type": "private_chat", "target_user": name, "message": "the last one"}))
+        assert "for the application" not in "".join(until(account, "the last one"))
+        with connect(server.websocket_url + "/connection/websocket", proxy=None) as forged:
+            forged.send(json.dumps({"id": 1, "connect": {"token": token_of(f"{name}~account")}}))
+            with pytest.raises(ConnectionClosed):
+                forged.recv(timeout=20)
 
 
 def test_logins_that_come_with_the_old_password_end_with_it(server: LiveServer) -> None:

@@ -133,7 +133,7 @@ def test_each_user_sees_their_own_list_and_strangers_none(tmp_path: Path) -> Non
         assert Page(server, LIST, token=jwt.encode({"sub": "ann"}, SECRET, "HS256")).told == 3500
         assert Page(server, {}, token=ann).told == 3500
         hers, his = Page(server, LIST, token=ann), Page(server, LIST, token=bob)
-        assert list(hers.told["subs"]) == ["$pipeline-list:ann"]
+        assert list(hers.told["subs"]) == ["$pipeline-list:ann~account"]
         assert hers.told["expires"] is True
         assert hers.ask("refresh", token=ann)["expires"] is True
         first = start(server, "S1", Authorization=f"Bearer {ann}")

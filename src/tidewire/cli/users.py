@@ -67,7 +67,7 @@ def remove(
         raise _unknown(name, settings)
     say(f"removed {removed.user.name}")
     say(f"sessions: {removed.sessions} ended, with their connections")
-    for line in asyncio.run(_remove_belongings(settings, removed.user.id)):
+    for line in asyncio.run(_remove_belongings(settings, removed.hub_user)):
         say(line)
     if removed.rooms:
         say(f"rooms: {removed.rooms} kept, which now belong to nobody")
@@ -140,7 +140,7 @@ def _settings(config: Path | None, broker: str | None, accounts: Path | None, ke
 
 def _with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[T]]) -> T:
     async def run() -> T:
-        accounts = Accounts(settings.accounts_file)
+        accounts = Accounts(settings.accounts_file, apart=settings.sets_accounts_apart)
         await accounts.open()
         try:
             return await work(accounts)

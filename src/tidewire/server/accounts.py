@@ -27,11 +27,13 @@ from tidewire.server.login_sessions import (
 from tidewire.server.passwords import Passwords, check_password
 from tidewire.server.stored_rooms import RoomTable
 
-__all__ = ("Accounts", "BadName", "NameTaken", "Removed", "display_name")
+__all__ = ("Accounts", "BadName", "NameTaken", "Removed", "display_name", "is_set_apart")
 
 _NAME = re.compile(r"[\w.-]{1,32}")
 #: Separates a name from the number of the account in an id; no name contains it.
 _NUMBER = "~"
+#: The end of the id by which the hub knows an account that is set apart; no application's user has it then.
+_APART = f"{_NUMBER}account"
 #: Seconds over which sign-ups are counted.
 _HOUR = 3_600.0
 
@@ -48,6 +50,7 @@ class Removed(msgspec.Struct, frozen=True):
     """The effects of the removal of a user: the sessions that ended, and the rooms that have no owner now."""
 
     user: User
+    hub_user: str
     sessions: int
     rooms: int
 
@@ -56,10 +59,19 @@ class Accounts:
     """Users with their passwords, their `sessions` and the `rooms`, in one file for all workers of a machine.
 
     A user has an id that is never given again: the name for the first account of a name, `name~2` for the second, and
-    so on. Everything that belongs to a user goes by the id. Methods raise StoreUnavailable.
+    so on. Everything that belongs to a user goes by the id; with `apart` the hub
+    knows it by another one, which no user of an application has. Methods raise StoreUnavailable.
     """
 
-    def __init__(self, path: Path, *, limits: Limits | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+        apart: bool = False,
+    ) -> None:
+        self._mark = _APART if apart else ""
         self._limits = limits or Limits()
         self._database = Database(path)
         self._attempts = Attempts(self._database, clock)
@@ -82,6 +94,10 @@ class Accounts:
     def openings(self) -> int:
         """How often the file was opened: once more when another one has taken the place of the one before."""
         return self._database.openings
+
+    def hub_user(self, id_: str) -> str:
+        """Return the user of the hub that an account is, by its id."""
+        return id_ + self._mark
 
     async def add_user(self, name: str, password: str, *, network: str | None = None) -> User:
         """Add a user. Raises BadName, WeakPassword, NameTaken.
@@ -111,8 +127,9 @@ class Accounts:
             statement = "INSERT OR IGNORE INTO accounts_removed (id, key, removed) VALUES (?, ?, ?)"
             connection.execute(statement, (user.id, _key(name), time.time()))
             sessions = end_sessions(connection, user.id)
-            orphaned = connection.execute("UPDATE accounts_rooms SET owner = '' WHERE owner = ?", (user.id,))
-            return Removed(user, sessions, orphaned.rowcount)
+            owners = (user.id, user.id + _APART)
+            orphaned = connection.execute("UPDATE accounts_rooms SET owner = '' WHERE owner IN (?, ?)", owners)
+            return Removed(user, self.hub_user(user.id), sessions, orphaned.rowcount)
 
         return await self._database.write(work)
 
@@ -229,6 +246,11 @@ def check_name(name: str) -> None:
 def display_name(user: str) -> str:
     """Return the name in the id of a user."""
     return user.partition(_NUMBER)[0]
+
+
+def is_set_apart(user: str) -> bool:
+    """Return whether a user of the hub can only be an account that is set apart."""
+    return user.endswith(_APART)
 
 
 def _key(name: str) -> str:

@@ -94,7 +94,7 @@ def _add_objects(app: FastAPI, settings: Settings, namespaces: Namespaces, origi
     options = OptionsByName(CHANNELS)
     options.prefer(namespaces.options, namespaces.pattern)
     app.state.settings = settings
-    app.state.accounts = Accounts(settings.accounts_file, limits=settings.limits)
+    app.state.accounts = Accounts(settings.accounts_file, limits=settings.limits, apart=settings.sets_accounts_apart)
     app.state.dialect = ChatProtocol(json_depth=settings.limits.json_depth)
     app.state.hub = hub = Hub(settings.broker, limits=settings.limits, channels=options, origins=origins)
     logins = Logins(lambda: app.state.tokens, app.state.accounts)

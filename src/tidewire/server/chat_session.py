@@ -215,13 +215,13 @@ class ChatSession:
         if not command.message.strip():
             return
         target = command.target_user
-        user = await self._door.find(target)
-        if user is None or not (command.keep or await self._hub.is_online(user.id)):
+        user, name = await self._door.find(target) or ("", "")
+        if not (user and (command.keep or await self._hub.is_online(user))):
             content = f"User '{target}' not found among active connections."
         else:
-            message = PrivateChatMessage(self._name, user.name, command.message, command.id)
-            await self._hub.send_to_user(user.id, message, key=self._key(command.id))
-            if command.keep and user.id != self._user:
+            message = PrivateChatMessage(self._name, name, command.message, command.id)
+            await self._hub.send_to_user(user, message, key=self._key(command.id))
+            if command.keep and user != self._user:
                 await self._hub.send_to_user(self._user, message, key=self._key(command.id))
             content = f"Private message sent to {target}."
         await self._connection.send(CHAT.encode(System(content, id=command.id)))

@@ -14,7 +14,6 @@ from tidewire.hub import Hub
 from tidewire.messages import IssuedToken
 from tidewire.rules.base import Identity
 from tidewire.server.accounts import Accounts
-from tidewire.server.login_sessions import User
 from tidewire.server.login_tokens import ExpiredToken, InvalidToken, Login, Tokens, identify
 from tidewire.sessions.application import HubConnection
 from tidewire.support.counters import count_limit
@@ -69,8 +68,8 @@ class Doorkeeper:
 
     @property
     def user(self) -> str:
-        """The id of the user, or "" before it is known."""
-        return self._login.user.id if self._login is not None else ""
+        """The user of the hub, or "" before it is known."""
+        return self._login.hub_user if self._login is not None else ""
 
     @property
     def token(self) -> IssuedToken | None:
@@ -102,7 +101,7 @@ class Doorkeeper:
             raise WebSocketException(1008, "not authenticated in time") from None
         try:
             login = await self._verified(_decode(message).token)
-            await connection.identify(login.user.id, token=login.identity.token)
+            await connection.identify(login.hub_user, token=login.identity.token)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise WebSocketException(1008, _EXPECTED) from None
         except LimitExceeded:
@@ -115,16 +114,20 @@ class Doorkeeper:
             login = await self._verified(token)
         except WebSocketException:
             login = None
-        if login is None or self._login is None or login.user.id != connection.user:
+        if login is None or self._login is None or login.hub_user != connection.user:
             name = self._login.user.name if self._login is not None else ""
             raise BadRequest(f"this connection belongs to {name!r}; only a valid token of that user prolongs it")
         self._login = login
         connection.connection.opened_with(login.identity.token)
         connection.expire_at(login.claims.expires)
 
-    async def find(self, name: str) -> User | None:
-        """Return the user of a name; raises StoreUnavailable."""
-        return await self._accounts.find(name)
+    async def find(self, name: str) -> tuple[str, str] | None:
+        """Return the user of the hub that the account of a name is, and its name as it is written, or None.
+
+        Raises StoreUnavailable.
+        """
+        user = await self._accounts.find(name)
+        return None if user is None else (self._accounts.hub_user(user.id), user.name)
 
     async def _verified(self, token: str) -> Login:
         try:

@@ -69,7 +69,9 @@ class SessionWatch:
     async def _look(self, last: int) -> int:
         now = time.monotonic()
         for ended in await self._accounts.sessions.ended_after(last):
-            self._recent.append((now + _OPENING_SECONDS, Revocation(ended.user, ended.session)))
+            self._recent.append(
+                (now + _OPENING_SECONDS, Revocation(self._accounts.hub_user(ended.user), ended.session))
+            )
             last = ended.seq
         while self._recent and self._recent[0][0] < now:
             self._recent.popleft()

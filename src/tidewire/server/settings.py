@@ -209,6 +209,11 @@ class Settings(BaseSettings):
         return not (self.signup and self.client.token.has_keys)
 
     @property
+    def sets_accounts_apart(self) -> bool:
+        """Whether an account and a user of the application who have the same name are two users."""
+        return self.client.token.has_keys and not self.accepts_accounts
+
+    @property
     def serves_tutorial(self) -> bool:
         """Whether the tutorial is served."""
         return self.is_loopback if self.tutorial is None else self.tutorial

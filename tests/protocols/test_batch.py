@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 
 import pytest
@@ -64,6 +65,17 @@ def test_what_is_prepared_is_prepared_once() -> None:
     assert batch.joined is batch.joined
     assert batch.asgi is batch.asgi
     assert batch.asgi == [{"type": "websocket.send", "text": "a"}, {"type": "websocket.send", "bytes": b"b"}]
+
+
+def test_nothing_but_our_own_line_feeds_ends_a_line_of_a_stream() -> None:
+    """An event with U+2028 in it was cut in two by the readers that `str.splitlines` is in."""
+    text = "\u2028a\u2029b\x85c\u2027\xe9"
+    batch = Batch([WireMessage(json.dumps(text, ensure_ascii=False).encode())])
+    for before, after in ((b"", b"\n"), (b"data: ", b"\n\n")):
+        lines = batch.delimited(before, after).decode().splitlines()
+        assert json.loads(lines[0].removeprefix(before.decode())) == text
+        assert not any(lines[1:])
+    assert batch.delimited(b"", b"") == batch.messages[0].data  # of binary messages each byte counts
 
 
 def test_text_that_is_none_does_not_raise_for_an_asgi_server() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from tidewire.protocols.compression import deflated
 
 __all__ = ("Batch", "Representation", "frame")
 
+#: U+2028, U+2029 and U+0085: a line ends there for `str.splitlines` of Python, and so for many readers of streams.
+_LINE_ENDS = re.compile(b"\xe2\x80[\xa8\xa9]|\xc2\x85")
 _FIN_TEXT, _FIN_BINARY, _RSV1 = 0x81, 0x82, 0x40
 _pack_8, _pack_16, _pack_64 = struct.Struct("!BB").pack, struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
 
@@ -105,7 +108,7 @@ class Batch:
         """Return all payloads in one buffer for a stream of bytes, each between two delimiters.
 
         With `lines`, each line of a payload gets delimiters of its own; `lines` is always the same for one pair of
-        delimiters.
+        delimiters. Payloads between delimiters are JSON: what some readers take for the end of a line is escaped.
         """
         made = self._delimited
         if made is None:
@@ -115,7 +118,10 @@ class Batch:
             payloads = [message.data for message in self.messages]
             if lines:
                 payloads = [payload.replace(b"\n", after + before) for payload in payloads]
-            found = made[before, after] = b"".join([before + payload + after for payload in payloads])
+            found = b"".join([before + payload + after for payload in payloads])
+            if after and (b"\xe2\x80" in found or b"\xc2\x85" in found):
+                found = _LINE_ENDS.sub(lambda end: b"\\u%04x" % ord(end[0].decode()), found)
+            made[before, after] = found
         return found
 
     @property

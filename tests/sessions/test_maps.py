@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tidewire import (
 from tidewire.channel_options import MapKind, MapOptions
 from tidewire.http_api.calls import Calls
 from tidewire.http_api.nodes import Nodes
+from tidewire.messages import Position, PublishRequest
 from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
 
@@ -330,5 +331,43 @@ def test_a_step_that_began_before_the_close_reads_no_map_anew() -> None:
             with pytest.raises(StoreUnavailable, match="closing"):
                 await maps.entries("board")
             assert Maps.of(hub.node) is maps
+
+    run(main())
+
+
+def test_a_map_that_the_store_cannot_keep_whole_takes_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its history would forget entries; as a map of more than `max_payload` on NATS, where map_bytes allow it."""
+
+    async def main() -> None:
+        limits, options = {"map_bytes": 1 << 24}, {"*": ChannelOptions(history_size=10)}
+        async with Hub("memory://", limits=limits, channels=options) as hub:
+            publish = hub.node.broker.publish
+
+            async def publish_small(request: PublishRequest) -> Position:
+                if len(request.data) > 20_000:
+                    raise BadRequest("that is too large for this store")
+                return await publish(request)
+
+            monkeypatch.setattr(hub.node.broker, "publish", publish_small)
+
+            async def fill() -> None:
+                for number in range(1_000):
+                    await hub.set("map", str(number), "x" * 2_000)
+                    await asyncio.sleep(0)
+
+            with pytest.raises(LimitExceeded, match="remove entries first"):
+                await fill()
+            kept = (await hub.entries("map")).entries
+            assert 10 <= len(kept) < 100
+            assert [record.exc_info for record in caplog.records if record.levelname == "ERROR"] == [None]
+            for key in kept:
+                await hub.unset("map", key)
+            async with asyncio.timeout(20):
+                while not (await hub.entries("map")).entries:
+                    with suppress(LimitExceeded):  # the copy comes a moment later
+                        await hub.set("map", "again", 1)
+                    await asyncio.sleep(0.01)
 
     run(main())

@@ -12,12 +12,13 @@ import msgspec
 
 from tidewire.channels import copies
 from tidewire.engine.node import Node
-from tidewire.errors import CutOff, PublishError, StoreUnavailable, TidewireError
+from tidewire.errors import BadRequest, CutOff, LimitExceeded, PublishError, StoreUnavailable, TidewireError
 from tidewire.messages import Position, PublishRequest
 from tidewire.protocols.map_changes import Change, Copy, MapState
 from tidewire.protocols.meta import CHANGE
 from tidewire.retention import Retention
 from tidewire.sessions.listening import Publications
+from tidewire.support.counters import count_limit
 
 __all__ = ("KeptReplica", "Replica")
 
@@ -83,6 +84,8 @@ class KeptReplica(Replica):
         self._every = max(1, size // 2)
         self._copied_at = 0
         self._copying: asyncio.TimerHandle | None = None
+        #: The store has not taken the newest copy, which was too large for it.
+        self._is_too_large = False
         self._is_closed = False
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -202,3 +205,18 @@ class KeptReplica(Replica):
             self._copied_at = before
             logger.info("the map in %r was not copied: %s", self.channel, error)
             self._copy_later(_QUIET)
+        except BadRequest as error:  # the store takes no publication of that size
+            self._copied_at = before
+            if not self._is_too_large:
+                logger.error("the map in %r takes no entries until it can be kept whole: %s", self.channel, error)
+            self._is_too_large = True
+        else:
+            self._is_too_large = False
+
+    def check_size(self) -> None:
+        """Refuse an entry of a map that the store cannot keep whole: history alone forgets. Raises LimitExceeded."""
+        if self._is_too_large:
+            count_limit("map_bytes")
+            raise LimitExceeded(
+                f"the map in {self.channel!r} has more than a publication of this store may have; remove entries first"
+            )

@@ -210,6 +210,8 @@ class Maps(PerNode):
         """Make a change, and return it as it was made, with the map."""
         replica = self._replica(channel)
         if isinstance(replica, KeptReplica):
+            if not change.removed:
+                replica.check_size()
             return await self._keep_change(replica, change, expect, meta), change
         assert isinstance(replica, SharedReplica)
         check_expect(expect)

@@ -19,7 +19,7 @@ def test_the_listening_socket_gives_up_unacknowledged_peers_and_explains_itself(
     with listening_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         if sys.platform == "linux":
-            assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_500
+            assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
         with pytest.raises(ConfigurationError, match=f"port {port} on 127.0.0.1 is taken"):
             listening_socket("127.0.0.1", port)
     for host, text in (("192.0.2.1", "is not an address of this machine"), ("no such host", "cannot be resolved")):

@@ -20,6 +20,7 @@ from tidewire.links.handshake import read_handshake
 from tidewire.links.http import HttpProtocol, refusal
 from tidewire.links.opening_handshake import OpeningHandshake, Start
 from tidewire.links.phases import Phase, PhasedProtocol
+from tidewire.links.unread import UnreadWatch
 from tidewire.links.uvicorn import settings_of
 from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
@@ -46,7 +47,9 @@ class FirstRequestProtocol(PhasedProtocol):
         self._limits = limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.begin(FirstRequest(self, cast(asyncio.Transport, transport), self._start, self._limits))
+        found = cast(asyncio.Transport, transport)
+        UnreadWatch.begin(found, self._start.loop, self._limits)
+        self.begin(FirstRequest(self, found, self._start, self._limits))
 
 
 class FirstRequest(Phase):

@@ -22,6 +22,8 @@ from uvicorn.server import ServerState
 
 from tidewire.limits import Limits
 from tidewire.links.host import BadHost, relative_redirects, set_host
+from tidewire.links.tcp_socket import cut
+from tidewire.links.unread import UnreadWatch
 from tidewire.links.uvicorn import make_own
 from tidewire.links.writer import Stall
 from tidewire.support.admission import Admission
@@ -99,6 +101,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        UnreadWatch.begin(transport, self.loop, self._limits)
         self._begin()
 
     def take_over(self, transport: asyncio.Transport, data: bytes, began: float) -> None:
@@ -153,7 +156,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._look_later()
         else:
             count_limit("stalled_seconds")
-            self.transport.abort()
+            cut(self.transport)
 
     def data_received(self, data: bytes) -> None:
         if self._first is None:

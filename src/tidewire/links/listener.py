@@ -16,18 +16,19 @@ from tidewire.limits import Limits
 
 __all__ = ("listening_socket", "unix_listener")
 
-#: The longest time that the kernel takes.
+#: The time that the kernel gives a peer, as a multiple of our own; the longest that it takes.
+_KERNEL = 6.0
 _LONGEST_SECONDS = 86_400.0
 
 
 def listening_socket(
     host: str, port: int, backlog: int = 4_096, *, seconds: float = Limits().stalled_seconds
 ) -> socket.socket:
-    """Return a listening TCP socket; its connections end when a peer takes nothing for 1.25 × `seconds` (on Linux).
+    """Return a listening TCP socket; the kernel ends its connections when a peer takes nothing for long (on Linux).
 
-    The kernel sees what no process does: bytes that wait in its own buffer, in small answers and in streams. It comes
-    after our own watch, because its clock also runs for a slow peer that takes less than it has been sent. Raises
-    ConfigurationError when the address is none of this machine, or is taken.
+    That is six times the `seconds` of our own watch (links.unread), because the kernel's clock also runs for a slow
+    peer that takes less than it has been sent. It is for what no process has any more: the end of an answer, behind
+    which a connection was closed. Raises ConfigurationError when the address is none of this machine, or is taken.
     """
     try:
         family, kind, number, _, address = socket.getaddrinfo(
@@ -40,7 +41,7 @@ def listening_socket(
         if sys.platform != "win32":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            milliseconds = max(1, round(min(1.25 * seconds, _LONGEST_SECONDS) * 1_000))
+            milliseconds = max(1, round(min(_KERNEL * seconds, _LONGEST_SECONDS) * 1_000))
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         listener.bind(address)
         listener.listen(backlog)

@@ -21,6 +21,7 @@ __all__ = (
     "Sockets",
     "TcpState",
     "acknowledged_by",
+    "cut",
     "framed_by",
     "keep_alive",
     "peer_of",
@@ -183,6 +184,15 @@ def acknowledged_by(transport: asyncio.Transport) -> int | None:
             if len(info) == _LONG_INFO_BYTES:
                 return int(struct.unpack_from("Q", info, _ACKNOWLEDGED)[0])
     return None
+
+
+def cut(transport: asyncio.Transport) -> None:
+    """End a connection at once; the kernel, too, forgets what its peer has not taken."""
+    found = transport.get_extra_info("socket")
+    if found is not None and found.family != getattr(socket, "AF_UNIX", None):
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def keep_alive(found: socket.socket, idle: float, patience: float) -> None:

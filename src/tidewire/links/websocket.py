@@ -380,7 +380,7 @@ class WebSocketLink(Link):
             if self._writer.stalled_seconds(now) >= self._limits.stalled_seconds:
                 count_limit("stalled_seconds")
                 self._report_closed(STALLED, clean=False)
-                self._transport.abort()
+                self._writer.cut()
                 return None
         else:
             reader = self._reader

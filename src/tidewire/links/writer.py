@@ -9,7 +9,7 @@ from websockets.frames import Close
 from tidewire.errors import Disconnect
 from tidewire.links.bytes_ahead import BytesAhead, bytes_ahead
 from tidewire.links.reader import Opcode
-from tidewire.links.tcp_socket import acknowledged_by, unsent_by
+from tidewire.links.tcp_socket import acknowledged_by, cut, unsent_by
 from tidewire.protocols.close_codes import check_close_code, close_reason
 
 __all__ = ("Stall", "Writer", "close_frame", "control_frame")
@@ -171,6 +171,10 @@ class Writer:
     def stalled_seconds(self, now: float) -> float:
         """Return the seconds for which a paused client has not taken a byte."""
         return 0.0 if self._stall is None else self._stall.lasts(now)
+
+    def cut(self) -> None:
+        """End the connection of a client that takes nothing."""
+        cut(self._transport)
 
 
 class Stall:

@@ -20,7 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession as AsyncModelSession
 
 from helpers.hubs import run
 from helpers.stores import postgres_database
-from tidewire import ConfigurationError, Hub, Limits
+from tidewire import ChannelOptions, ConfigurationError, Hub, Limits
 from tidewire.testing import wait_until
 
 STORES = ["sqlite", "postgresql"]
@@ -101,6 +101,20 @@ def test_every_session_publishes_what_it_commits_and_nothing_else(tmp_path: Path
             await done(session.close())
             assert await texts(hub, 4) == ["a", "b", "c", "end"]
         await done(engine.dispose())
+
+    run(main())
+
+
+def test_what_nobody_keeps_is_in_no_transaction(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = sqlite3.connect(tmp_path / "app.db", isolation_level=None)
+        async with Hub(f"sqlite:///{tmp_path / 'hub.db'}", channels={"orders": ChannelOptions(ephemeral=True)}) as hub:
+            for ephemeral in (None, True):
+                with pytest.raises(ConfigurationError, match="can't be part of a transaction"):
+                    await hub.publish("orders", 1, connection=database, ephemeral=ephemeral)
+            await hub.publish("orders", 2, connection=database, ephemeral=False)
+            assert await texts(hub, 1) == [2]
+        database.close()
 
     run(main())
 

@@ -133,9 +133,11 @@ class Verbs(HubLifecycle):
             return await _all(self._publish(request, meta, ephemeral, None) for request in requests)
         request = self._request(channel, data, key, meta)
         if connection is not None:
-            if ephemeral or version is not None:
+            is_ephemeral = self._options.of(request.channel).ephemeral if ephemeral is None else ephemeral
+            if is_ephemeral or version is not None:
                 raise ConfigurationError(
-                    "an ephemeral or versioned publication can't be part of a transaction; leave connection= out"
+                    "an ephemeral or versioned publication can't be part of a transaction; leave connection= out, or "
+                    "write ephemeral=False"
                 )
             await self._publish_within(connection, request)
             return None

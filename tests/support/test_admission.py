@@ -39,24 +39,69 @@ def started_in_turns(count: int, limit: int, allowed: int) -> list[int]:
             turns.append(len(begun) - seen)
             seen = len(begun)
             await asyncio.sleep(0)
-        return [started for started in turns if started]
+        return turns
 
     found = asyncio.run(main())
     assert begun == list(range(count))
     return found
 
 
+def without_pauses(turns: list[int]) -> list[int]:
+    """Return how many steps started in each turn that started some."""
+    return [started for started in turns if started]
+
+
 def test_after_a_short_turn_twice_as_many_start_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "_SHORT", 3_600.0)
     monkeypatch.setattr(admission_module, "_DEPRIVED", 3_600.0)
-    assert started_in_turns(18, limit=6, allowed=1) == [1, 2, 4, 6, 5]
+    assert without_pauses(started_in_turns(18, limit=6, allowed=1)) == [1, 2, 4, 6, 5]
 
 
 def test_after_a_long_turn_half_as_many_start_unless_it_was_the_work_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission_module, "_SHORT", -1.0)
     monkeypatch.setattr(admission_module, "_LONG", -1.0)
     monkeypatch.setattr(admission_module, "_DEPRIVED", 3_600.0)
-    assert started_in_turns(14, limit=4, allowed=4) == [4, 2, 1, 4, 2, 1]
+    assert started_in_turns(14, limit=4, allowed=4) == [4, 2, 1, 4, 2, 1]  # others' long turns are no reason to pause
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every time for a short one, in which nobody else had the processor."""
+    for name in ("_SHORT", "_LONG", "_DEPRIVED"):
+        monkeypatch.setattr(admission_module, name, 3_600.0)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_between_turns_that_start_steps_come_turns_for_everything_else() -> None:
+    assert started_in_turns(6, limit=2, allowed=2) == [2, 0, 0, 0, 2, 0, 0, 0, 2]
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_while_a_thread_is_busy_none_starts_until_it_has_done_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission_module, "_REST", 3_600.0)
+    begun: list[int] = []
+    busy = [True]
+
+    async def main() -> None:
+        gate = Admission.of(asyncio.get_running_loop())
+        forget = gate.let_first(lambda: bool(busy))
+        gate.go_on()  # nothing rests
+        for number in range(4):
+            gate.start(lambda number=number: begun.append(number), 1)  # type: ignore[misc]
+        for done in (1, 2):
+            await wait_until(lambda: gate._rest is not None)
+            assert len(begun) == done
+            assert not gate.start(lambda: begun.append(4), 1)
+            gate.go_on()
+            gate.go_on()
+            await wait_until(lambda done=done: len(begun) == done + 1)  # type: ignore[misc]
+        await wait_until(lambda: gate._rest is not None)
+        forget()
+        gate.go_on()
+        await wait_until(lambda: len(begun) == 6)
+
+    asyncio.run(main())
+    assert begun == [0, 1, 2, 3, 4, 4]
 
 
 def test_where_another_had_the_processor_newcomers_let_it_have_more(monkeypatch: pytest.MonkeyPatch) -> None:

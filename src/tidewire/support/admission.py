@@ -5,12 +5,16 @@ publications that it missed are read from history. Each step asks here before it
 event loop decides how many may start in the next:
 
 - At most `limit` steps start in one turn. The others wait, first come, first served.
-- After a short turn twice as many may start as in that turn, after a long one half as many, and never less than one:
-  those who are served already wait for a few milliseconds at most, however many newcomers there are.
-- After a long turn that started one step only, `limit` steps may start: the time goes to other work (fan-out to
+- Between two turns that start some come turns that start none, for everything else: a publish takes several turns, one
+  for each of its hops, and waits behind newcomers once instead of at every hop.
+- After a short time twice as many may start as in that turn, after a long one half as many, and never less than one:
+  those who are served already wait for a few milliseconds at most, however many newcomers there are. The time includes
+  the turns in between, in which most of the work of a step is done.
+- After a long time that started one step only, `limit` steps may start: the time goes to other work (fan-out to
   thousands), which a few steps more do not make much longer, and without which newcomers would hardly get on.
-- After a turn in which another thread or process had the processor, none starts for two milliseconds: it is short, and
-  existing clients, the store and the kernel need it first.
+- Where another thread or process had the processor, none starts for two milliseconds: it is short, and existing
+  clients, the store and the kernel need it first. So it is while a thread of this process has work of existing clients
+  (`let_first`): it needs the interpreter for a moment between any two system calls, and the loop hardly lets go of it.
 """
 
 from __future__ import annotations
@@ -25,28 +29,57 @@ from tidewire.support.per_loop import PerLoop
 
 __all__ = ("Admission",)
 
-#: Seconds of this thread's processor time up to which a turn is short, and from which it is long.
+#: The turns from one that starts steps to the next.
+_TURNS = 4
+#: Seconds of this thread's processor time in them up to which it is short, and from which it is long.
 _SHORT, _LONG = 0.001, 0.002
-#: Seconds of one turn without the processor from which others need it, and how long newcomers then wait.
+#: Seconds without the processor from which others need it, and how long newcomers then wait.
 _DEPRIVED, _REST = 0.0005, 0.002
 
 
 class Admission(PerLoop):
     """Starts the steps of newcomers on one event loop, a few in each turn of it."""
 
-    __slots__ = ("_allowed", "_is_resting", "_limits", "_processor_time", "_started", "_waiting", "_wall_time")
+    __slots__ = (
+        "_allowed",
+        "_first",
+        "_limits",
+        "_processor_time",
+        "_rest",
+        "_started",
+        "_turns",
+        "_waiting",
+        "_wall_time",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._limits = LimitCounter.of(loop)
         #: Steps that may start in a turn; a limit that is lower counts.
         self._allowed = 4
-        #: Steps started in this turn; 0 while nothing was started, and then no turn is watched.
+        #: Steps started in the last turn that started any; 0 while nothing was started, and then no turn is watched.
         self._started = 0
-        #: When this turn began, by the clock and by this thread's processor time.
+        #: Turns since then, that one included; when it began, by the clock and by this thread's processor time.
+        self._turns = 1
         self._wall_time = self._processor_time = 0.0
-        self._is_resting = False
+        #: The end of a rest, and the limit of steps then.
+        self._rest: tuple[asyncio.TimerHandle, int] | None = None
+        #: Tell whether a thread has work that comes before newcomers.
+        self._first: list[Callable[[], bool]] = []
         self._waiting: deque[Callable[[], None]] = deque()
+
+    def let_first(self, is_busy: Callable[[], bool]) -> Callable[[], None]:
+        """Start nothing while a thread of this process is busy, for a while; return the function that ends this."""
+        self._first.append(is_busy)
+        return lambda: self._first.remove(is_busy)
+
+    def go_on(self) -> None:
+        """End a rest: a thread that was let first has done something."""
+        if self._rest is not None:
+            rest, limit = self._rest
+            rest.cancel()
+            self._rest = None
+            self._loop.call_soon(self._go_on, limit)  # behind what it has done
 
     def start(self, step: Callable[[], None], limit: int) -> bool:
         """Start a step now if it may, or else in one of the next turns; return whether it was started now.
@@ -54,8 +87,7 @@ class Admission(PerLoop):
         A step must not raise.
         """
         if not self._started:
-            self._wall_time, self._processor_time = time.perf_counter(), time.thread_time()
-            self._loop.call_soon(self._next_turn, limit)
+            self._watch(limit)
         elif self._waiting or self._started >= min(limit, self._allowed):
             self._limits.reached["arrivals"] += 1
             self._waiting.append(step)
@@ -75,34 +107,41 @@ class Admission(PerLoop):
         if not self.start(admit, limit):
             await admitted
 
+    def _watch(self, limit: int) -> None:
+        """Begin to measure: steps start in this turn."""
+        self._turns = 1
+        self._wall_time, self._processor_time = time.perf_counter(), time.thread_time()
+        self._loop.call_soon(self._next_turn, limit)
+
     def _next_turn(self, limit: int) -> None:
-        """Start steps that wait, as the last turn allows."""
+        """Start steps that wait, as the last turns allow; in some turns none."""
         if not self._waiting:
             self._started = 0
             return
-        own, others = self._measure_turn()
-        if others > _DEPRIVED and not self._is_resting:
-            self._is_resting, self._started = True, limit
-            self._loop.call_later(_REST, self._next_turn, limit)
+        own = time.thread_time() - self._processor_time
+        if self._turns < _TURNS and own <= _LONG:
+            self._turns += 1
+            self._loop.call_soon(self._next_turn, limit)
             return
-        self._is_resting = False
+        others = time.perf_counter() - self._wall_time - own
         self._allowed = min(limit, self._judge(own) or limit)
+        if others > _DEPRIVED or any(is_busy() for is_busy in self._first):
+            self._started = limit
+            self._rest = self._loop.call_later(_REST, self._go_on, limit), limit
+        else:
+            self._go_on(limit)
+
+    def _go_on(self, limit: int) -> None:
+        self._rest = None
         self._started = min(len(self._waiting), self._allowed)
-        self._loop.call_soon(self._next_turn, limit)
+        self._watch(limit)
         for _ in range(self._started):
             self._waiting.popleft()()
 
     def _judge(self, own: float) -> int:
-        """Return how many steps may start after a turn of so much processor time; 0: as many as the limit says."""
+        """Return how many steps may start after so much processor time; 0: as many as the limit says."""
         if own <= _SHORT:
             return max(self._allowed, 2 * self._started)
         if own <= _LONG:
             return self._allowed
         return self._started // 2
-
-    def _measure_turn(self) -> tuple[float, float]:
-        """Return the processor time of the turn that ends, and the time in which this thread had no processor."""
-        wall_time, processor_time = self._wall_time, self._processor_time
-        self._wall_time, self._processor_time = time.perf_counter(), time.thread_time()
-        own = self._processor_time - processor_time
-        return own, self._wall_time - wall_time - own

@@ -23,6 +23,7 @@ from tidewire.errors import ConfigurationError, NotPublished, PublishUnconfirmed
 from tidewire.limits import Limits
 from tidewire.messages import Member, Position, PublishRequest
 from tidewire.retention import Retention
+from tidewire.support import admission
 from tidewire.testing import wait_until
 from tidewire.testing.contract_store import Node
 
@@ -76,6 +77,35 @@ class Stall:
             commit(store)
 
         monkeypatch.setattr(Database, "commit", stalled)
+
+
+def test_newcomers_wait_while_the_writer_has_a_publish_and_go_on_when_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer takes the interpreter dozens of times for a commit; a loop full of newcomers hardly lets go of it."""
+    for name in ("_REST", "_DEPRIVED"):
+        monkeypatch.setattr(admission, name, 3_600.0)
+    seen: list[object] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        gate = admission.Admission.of(loop)
+        async with open_node(tmp_path / "chat.db") as node:
+            stall = Stall(monkeypatch)
+            publish = asyncio.create_task(node.publish("a", b"one"))
+            publish.add_done_callback(lambda _: seen.append("answered"))
+            await wait_until(stall.is_reached.is_set)
+            for number in range(3):
+                gate.start(lambda number=number: seen.append(number), 1)  # type: ignore[misc]
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert seen == [0]
+            stall.is_open.set()
+            await wait_until(lambda: len(seen) == 4)
+            assert sorted(map(str, seen)) == ["0", "1", "2", "answered"]
+        assert not gate._first
+
+    asyncio.run(run())
 
 
 def test_a_commit_that_hangs_is_unconfirmed_and_what_waits_behind_is_not_published(

@@ -89,6 +89,11 @@ class WaitingRoom(Generic[W]):
         self._now = 0.0
         self._sweeping: asyncio.TimerHandle | None = None
 
+    @property
+    def is_used(self) -> bool:
+        """Some publishes wait for an answer."""
+        return bool(self._waiting)
+
     def __contains__(self, write: W) -> bool:
         return write in self._waiting
 

@@ -23,6 +23,7 @@ from tidewire.backends.sqlite.writer_thread import Answer, WriterThread
 from tidewire.errors import NotPublished, PublishError, StoreUnavailable, TidewireError
 from tidewire.limits import Limits
 from tidewire.messages import EphemeralPublication, HistoryPage, HistoryRequest, Position, Publication, PublishRequest
+from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
 __all__ = ("SqliteBroker",)
@@ -98,7 +99,12 @@ class SqliteBroker(Broker):
             self._mailbox.close()
             await self._end()
             raise
+        self._opened()
+
+    def _opened(self) -> None:
         self._is_open = True
+        self._admission = Admission.of(self._loop)
+        self._let_others_first = self._admission.let_first(lambda: self._publishing.is_waiting)
         self._mover = TransactionMover(self._path, self._submit, partial(self._submit, removes=True))
         self._mover.start()
 
@@ -114,6 +120,7 @@ class SqliteBroker(Broker):
             return
         await self._mover.aclose()
         self._is_open = False
+        self._let_others_first()
         self._bus.close()
         self._publishing.flush()
         self._mailbox.close()
@@ -174,6 +181,8 @@ class SqliteBroker(Broker):
                     self._publishing.settle(waiter, result)  # type: ignore[arg-type]
                 elif waiter.future is not None and not waiter.future.done():
                     _answer(waiter.future, result)
+            if answers and not self._publishing.is_waiting:
+                self._admission.go_on()
 
     # Channels and reading.
 

@@ -50,6 +50,11 @@ class Publishing:
         """
         return self._room.enter(FileWrite(request, self._seconds, removes=removes))
 
+    @property
+    def is_waiting(self) -> bool:
+        """Some publishes have no answer yet."""
+        return self._room.is_used
+
     def flush(self) -> None:
         """Hand over the publishes of this turn of the loop."""
         self._room.flush()

@@ -188,6 +188,36 @@ def test_clients_that_choose_their_channels_are_identified_too() -> None:
     run(main())
 
 
+def test_a_token_in_the_protocol_is_verified_by_the_same_keys() -> None:
+    hub, app = application(required=False)
+    hub.authenticate(JwtIdentity(SECRET).authenticate)
+
+    async def main() -> None:
+        async with serving(hub, app) as running:
+            soon = int(time.time()) + 60
+            for token, told in (
+                (signed(), "connect"),
+                (signed(exp=1), "error"),
+                (signed(nbf=soon), "error"),
+                ("x", ""),
+            ):
+                async with running.open("/connection/websocket") as client:
+                    await client.send(json.dumps({"id": 1, "connect": {"token": token}}))
+                    if told:
+                        assert told in (reply := json.loads(str(await receive(client))))
+                        assert reply.get("error", {"code": 109})["code"] == 109  # fetch another
+                        if told == "connect":
+                            await client.send(json.dumps({"id": 2, "refresh": {"token": signed()}}))
+                            assert "refresh" in json.loads(str(await receive(client)))
+                    else:
+                        with pytest.raises(ConnectionClosed) as closed:
+                            await receive(client)
+                        assert closed.value.rcvd is not None
+                        assert closed.value.rcvd.code == 3500
+
+    run(main())
+
+
 def test_what_cannot_work_is_refused() -> None:
     odd: dict[str, Any] = dict.fromkeys(("secret", "previous_secret", "query", "cookie", "jwks", "user_claim"), 12_345)
     odd |= {"rsa_public_key": 5, "audience": ["a"], "issuer": 1, "require_exp": "perhaps", "leeway": "soon"}

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 
 from tidewire.errors import ConfigurationError, TemporaryFailure, TokenExpired
 from tidewire.protocols.close_codes import POLICY, STORE_AWAY
-from tidewire.rules.base import Identity
+from tidewire.rules.base import ConnectAttempt, Identity
 from tidewire.sessions.origins import Origins
 from tidewire.support.log_limit import LogLimit
 from tidewire.tokens.client_tokens import BadToken, ClientTokens, raw_bytes
@@ -108,11 +108,13 @@ class JwtIdentity:
             raise _refusal(connection, "the ticket is unknown, used or expired" if ticket else "the token is not valid")
         return found
 
-    async def authenticate(self, token: str) -> Identity | None:
-        """Return the identity in a token, None for one that can never be valid; as for `hub.authenticate(…)`.
+    async def authenticate(self, presented: str | ConnectAttempt) -> Identity | None:
+        """Return the identity in a token, None for one that can never be valid.
 
+        It may be given to `hub.authenticate(…)`, for clients that present their token in the protocol.
         Raises TokenExpired for one that must be renewed, TemporaryFailure where the keys cannot be fetched now.
         """
+        token = presented if isinstance(presented, str) else presented.token
         try:
             claims = await self._tokens.connection(token)
             if not claims.sub:

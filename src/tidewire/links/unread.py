@@ -42,12 +42,13 @@ class UnreadWatch:
 
     def on_timer(self, now: float) -> float | None:
         """Look at what waits and what was taken; return the seconds until the next look."""
-        seconds, acknowledged = self._limits.stalled_seconds, acknowledged_by(self._transport)
-        if acknowledged is None:  # it is closed
-            return None
+        seconds = self._limits.stalled_seconds
         if not unsent_by(self._transport):
             self._since = 0.0
-            return _IDLE * seconds
+            return None if self._transport.is_closing() else _IDLE * seconds
+        acknowledged = acknowledged_by(self._transport)
+        if acknowledged is None:  # it is closed
+            return None
         if not self._since or acknowledged != self._acknowledged:
             self._since, self._acknowledged = now, acknowledged
         is_watched = self._transport.get_write_buffer_size() > _WATCHED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -257,6 +259,36 @@ def test_a_backup_that_is_put_back_while_nodes_are_connected_is_told(tmp_path: P
                 check(client, ledger, told=True)
 
     run(scenario(), 30)
+
+
+def test_one_backup_that_is_put_back_twice_gives_no_offset_twice(tmp_path: Path) -> None:
+    path, backup = tmp_path / "chat.db", tmp_path / "backup.db"
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            node, other = [await node_on(stack, path) for _ in range(2)]
+            near, far = await connect(node, channel="a"), await connect(other, channel="a")
+            ledger = Ledger(node)  # it fails where a position is given twice
+            await ledger.publish(5)
+            await asyncio.to_thread(operate, path, f"VACUUM INTO '{backup}'")
+            await ledger.publish(5)
+            for _ in range(3):
+                before = ledger.last
+                await asyncio.to_thread(shutil.copy, backup, tmp_path / "copy.db")
+                os.replace(tmp_path / "copy.db", path)
+                await ledger.succeeds(10)
+                assert ledger.last.epoch != before.epoch
+                assert not (await other.broker.history("a", since=before)).complete
+                for client in (near, far):
+                    await received(client, ledger)
+            for client in (near, far):
+                check(client, ledger, told=True)
+        os.replace(backup, path)  # while nobody has it open
+        async with AsyncExitStack() as stack:
+            top = await (await node_on(stack, path)).broker.publish(PublishRequest("a", b"1"))
+            assert top.epoch not in {epoch for epoch, _ in ledger.kept}
+
+    run(scenario(), 60)
 
 
 def remove(path: Path, ends: tuple[str, ...]) -> None:

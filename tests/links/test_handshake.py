@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tidewire.errors import ConfigurationError
+from tidewire.links import handshake as module
 from tidewire.links.handshake import Handshake
 
 ORDINARY = {
@@ -91,3 +94,25 @@ def test_a_header_that_comes_twice_is_for_the_core_to_judge() -> None:
 def test_another_method_is_refused() -> None:
     refusal, _ = take({}, method="POST")
     assert refusal.startswith(b"HTTP/1.1 4")
+
+
+def offered(offer: bytes, connection: bytes) -> list[str] | bytes:
+    """Return the subprotocols that an application is told, or the first line of the refusal."""
+    refusal, handshake = take({b"sec-websocket-protocol": offer, b"connection": connection})
+    if refusal:
+        return refusal.partition(b"\r\n")[0]
+    found: list[str] = handshake.scope(asyncio.Transport(), "3.0", "")["subprotocols"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [b"chat", b"a,b", b"chat, news", b"chat ,\tnews,x", b"chat, chat", b"chat,", b",", b"", b"a b", b'"a"', b"\xe9"],
+)
+def test_both_ways_read_the_same_offer_of_subprotocols(offer: bytes) -> None:
+    assert offered(offer, b"Upgrade") == offered(offer, b"foo, upgrade")
+
+
+def test_an_ordinary_offer_of_subprotocols_does_not_cost_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(module, "_judges")
+    assert offered(b"centrifuge-protobuf, chat", b"Upgrade") == ["centrifuge-protobuf", "chat"]

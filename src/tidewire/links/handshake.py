@@ -38,7 +38,7 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
 _CONNECTION = frozenset({b"upgrade", b"keep-alive, upgrade"})
 #: Headers that the core has to judge.
-_UNUSUAL = frozenset({b"sec-websocket-protocol", b"transfer-encoding", b"content-length"})
+_UNUSUAL = frozenset({b"transfer-encoding", b"content-length"})
 
 #: Headers of a request that has a body, or expects an answer before it.
 _BODY = frozenset({b"transfer-encoding", b"content-length", b"expect"})
@@ -46,6 +46,8 @@ _BODY = frozenset({b"transfer-encoding", b"content-length", b"expect"})
 _NAME, _VALUE = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+", rb"[^\x00-\x08\x0a-\x1f\x7f]*"
 _REQUEST = re.compile(rb"GET (/[!-~]*) HTTP/1\.1\r\n((?:%b:%b\r\n)+)\r\n" % (_NAME, _VALUE))
 _HEADER = re.compile(rb"(%b):(%b)\r\n" % (_NAME, _VALUE))
+#: The subprotocols that a client offers, as nearly all do: tokens between commas.
+_OFFER = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*" % (_NAME, _NAME))
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
@@ -142,6 +144,7 @@ class Handshake:
         """Accept the handshake that nearly every client sends; return False for others, which the core judges."""
         known = dict(headers)
         key = known.get(b"sec-websocket-key", b"")
+        offer = known.get(b"sec-websocket-protocol")
         if (
             len(known) != len(headers)
             or not known.keys().isdisjoint(_UNUSUAL)
@@ -151,11 +154,14 @@ class Handshake:
             or known.get(b"connection", b"").lower() not in _CONNECTION
             or known.get(b"sec-websocket-version") != b"13"
             or _KEY.fullmatch(key) is None
+            or (offer is not None and _OFFER.fullmatch(offer) is None)
             or not path.startswith(b"/")
             or not path.isascii()
         ):
             return False
         self.path, self._fields = path.decode("ascii"), headers
+        if offer is not None:
+            self._offered = [name.strip() for name in offer.decode("ascii").split(",")]
         accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
         self._answer = [b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: " + accept]
         return True

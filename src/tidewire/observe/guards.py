@@ -81,12 +81,12 @@ def comes_from_this_machine(connection: HTTPConnection) -> bool:
 
     Browsers and tools speak HTTP/1.1; a request with 1.0 comes from a proxy that adds no headers.
     """
-    came_by_proxy = not _PROXIED.isdisjoint([name for name, _ in connection.headers.raw])
-    if came_by_proxy or connection.scope.get("http_version") == "1.0":
+    raw = connection.scope["headers"]
+    if not _PROXIED.isdisjoint([name for name, _ in raw]) or connection.scope.get("http_version") == "1.0":
         return False
     address = connection.client
     client = address.host if address else ""
-    hosts = connection.headers.getlist("host")
+    hosts = [value.decode("latin-1") for name, value in raw if name == b"host"]
     if len(hosts) > 1 or (client and not is_loopback(client)):
         return False
     named = _HOST.fullmatch(hosts[0].lower()) if hosts and hosts[0] else None

@@ -71,11 +71,14 @@ class Origins:
 
     def allows(self, connection: HTTPConnection) -> bool:
         """Return whether a request or handshake may go on; a refusal is logged, a few times a minute at most."""
-        if not self._is_loopback_only and _BY_PAGES.isdisjoint(dict(connection.scope["headers"])):
+        raw = connection.scope["headers"]
+        is_page = not _BY_PAGES.isdisjoint(dict(raw))
+        if not is_page and not self._is_loopback_only:
             return True
-        headers = connection.headers
-        origins = headers.getlist("origin")
-        reason = self._wrong_host(headers) or self._wrong_page(headers, origins, connection.scope)
+        hosts = [value.decode("latin-1") for name, value in raw if name == b"host"]
+        reason = self._wrong_host(hosts)
+        if reason is None and is_page:
+            reason = self._wrong_page(connection.headers, hosts, connection.scope)
         if reason is None:
             return True
         more = _refused.due(reason)
@@ -83,10 +86,9 @@ class Origins:
             logger.warning("%s%s", reason, more)
         return False
 
-    def _wrong_host(self, headers: Headers) -> str | None:
+    def _wrong_host(self, hosts: list[str]) -> str | None:
         if not self._is_loopback_only:
             return None
-        hosts = headers.getlist("host")
         found = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
         if found is not None and (_is_loopback(found[1]) or any(_fits(found[1], own.host) for own in self._all())):
             return None
@@ -96,9 +98,10 @@ class Origins:
             "allow its pages, or listen on another address"
         )
 
-    def _wrong_page(self, headers: Headers, origins: list[str], scope: Scope) -> str | None:
+    def _wrong_page(self, headers: Headers, hosts: list[str], scope: Scope) -> str | None:
         if self.allows_any:
             return None
+        origins = headers.getlist("origin")
         if not origins:
             sites = headers.getlist("sec-fetch-site")
             site = sites[0] if sites else "none"
@@ -106,7 +109,6 @@ class Origins:
                 return None  # no page, or a plain link
             return f"a page of another site ({site[:50]!r}) may not change anything here"
         origin = _parse(origins[0]) if len(origins) == 1 else None
-        hosts = headers.getlist("host")
         if origin is not None and (self._names(origin) or (len(hosts) == 1 and _is_own(origin, hosts[0], scope))):
             return None
         shown = ", ".join(origins)[:200]

@@ -16,14 +16,17 @@ from tidewire.server.settings import Settings
 
 __all__ = ("client_routes",)
 
+#: Somebody on this machine who has not logged in.
+_STRANGER = Identity(context=LOCAL)
+
 
 def client_routes(hub: Hub, settings: Settings, authority: Authority, logins: Logins) -> APIRouter:
     """Return the routes; a browser that has logged in connects as that user if `client.allow_accounts` permits."""
 
     async def logged_in(connection: HTTPConnection) -> Identity | None:
-        token = connection.cookies.get("token")
+        token = connection.cookies.get("token") if settings.accepts_accounts else None
         try:
-            return await logins.identify(token) if token and settings.accepts_accounts else None
+            return await logins.identify(token) if token else None
         except (TokenExpired, TemporaryFailure):
             return None  # like no cookie: the authority decides about anonymous clients
 
@@ -31,6 +34,6 @@ def client_routes(hub: Hub, settings: Settings, authority: Authority, logins: Lo
         identity = await logged_in(connection)
         if not is_local(settings, connection):
             return identity
-        return msgspec.structs.replace(identity or Identity(), context=LOCAL)
+        return _STRANGER if identity is None else msgspec.structs.replace(identity, context=LOCAL)
 
     return hub.client_router(user=presented, authority=authority)

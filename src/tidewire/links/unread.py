@@ -17,8 +17,9 @@ __all__ = ("UnreadWatch",)
 
 #: Seconds between two looks at a connection, as parts of the limit: at one for which nothing waits, and at others.
 _IDLE, _WAITING = 0.3, 0.1
-#: Unsent bytes from which the connection's own watch (links.writer.Stall) is on duty, and how much later this one is.
-_WATCHED, _LATER = 65_536, 1.25
+#: Unsent bytes from which the connection's own watch (links.writer.Stall) is on duty, which tells its listener why; and
+#: the seconds by which this one comes later then.
+_WATCHED, _LATER = 65_536, 3.0
 
 
 class UnreadWatch:
@@ -52,7 +53,7 @@ class UnreadWatch:
         if not self._since or acknowledged != self._acknowledged:
             self._since, self._acknowledged = now, acknowledged
         is_watched = self._transport.get_write_buffer_size() > _WATCHED
-        if now - self._since < seconds * (_LATER if is_watched else 1.0):
+        if now - self._since < seconds + (_LATER if is_watched else 0.0):
             return _WAITING * seconds
         count_limit("stalled_seconds")
         cut(self._transport)

@@ -68,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True):
     @classmethod
     def quick(cls) -> Plan:
         """Short windows, few of them: to see that everything works, not to publish figures."""
-        return cls(1, 2, 2, 0.3, 0.5, 4.0, 0.4, 1_000, 2.0, 1_000, 400, 100, 0.4, 2_000, patience=0.0)
+        return cls(1, 2, 2, 0.3, 0.5, 4.0, 0.4, 1_000, 2.0, 1_500, 1_000, 100, 0.4, 2_000, patience=0.0)
 
 
 class Run(msgspec.Struct, frozen=True):

@@ -39,7 +39,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
                 await ledger.succeeds(50)
                 await second.succeeds(50)
             assert len({epoch for epoch, _ in (ledger.kept | second.kept)}) == 1
-            assert all(seconds < 0.3 for _, seconds in ledger.failures)
+            assert all(seconds < 1 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
             for client in (near, far):
                 await received(client, ledger)
                 await received(client, second)

@@ -114,6 +114,18 @@ def test_who_sends_too_fast_is_told_then_disconnected() -> None:
     run(main())
 
 
+def test_a_large_message_counts_as_one_for_each_4_kib_of_it() -> None:
+    async def main() -> None:
+        client, link = connection(rate=0.001, burst=5)
+        for _ in range(3):
+            link.receive("x" * (3 * 4_096 - 1))
+        assert [len(await client.receive()) for _ in range(2)] == [3 * 4_096 - 1] * 2
+        assert "too many messages" in link.data[0].decode()
+        assert not client.has_messages
+
+    run(main())
+
+
 def test_the_allowance_comes_back_with_time() -> None:
     async def main() -> None:
         client, link = connection(rate=1_000_000.0, burst=1)

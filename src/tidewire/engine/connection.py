@@ -24,7 +24,7 @@ from tidewire.support.unique_ids import unique_id
 __all__ = ("Connection",)
 
 #: Bytes of a message that count as one more message for the rate.
-_RATED_BYTES = 16_384
+_RATED_BYTES = 4_096
 #: The cost of a message in the inbox beside its bytes, so that empty ones count too.
 _MESSAGE_COST = 64
 

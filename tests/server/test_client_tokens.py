@@ -213,6 +213,22 @@ def test_the_failures_of_a_connection_token() -> None:
     assert refused_with(attempt(sign({"sub": "ann", "exp": 1}, SECRET + "!"))) == 3500
 
 
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_token_of_later_is_not_valid_yet(claim: str) -> None:
+    guard, now = authority(), time.time()
+    for more in ({}, {"channel": "news:1"}):
+        for ahead, refusal in ((2, None), (60, TokenExpired), (86_400, BadToken), (now * 1_000, BadToken)):
+            claims = {"sub": "ann", claim: now + ahead} | more
+            verify = tokens().subscription if more else tokens().connection
+            if refusal is None:
+                assert asyncio.run(verify(sign(claims))).sub == "ann"
+            else:
+                with pytest.raises(refusal, match=claim):
+                    asyncio.run(verify(sign(claims)))
+    with pytest.raises(TokenExpired, match=claim):  # the client subscribes again by itself
+        asyncio.run(guard.subscribe(ANN, "news:1", sign({"sub": "ann", "channel": "news:1", claim: now + 60}), b""))
+
+
 def test_anonymous_tokens_may_be_refused() -> None:
     client = ClientTable.model_validate(
         {"token": {"hmac_secret_key": SECRET}, "disallow_anonymous_connection_tokens": True}

@@ -56,7 +56,8 @@ class Grant(msgspec.Struct, frozen=True):
 
     `info` (JSON or b"") shows in presence, joins and publications; `data` (JSON or b"") goes back in the reply;
     `expires_at` is in seconds since 1970; `channel` is set where the token named it (`Authority.sub_refresh`). A client
-    that may not see presence is not told of joins and leaves either (`sees_joins`).
+    that may not see presence is not told of joins and leaves either (`sees_joins`). `token` makes `Hub.revoke`
+    reach it.
     """
 
     options: ChannelOptions
@@ -66,6 +67,7 @@ class Grant(msgspec.Struct, frozen=True):
     channel: str = ""
     sees_joins: bool = True
     poll: Poll | None = None
+    token: IssuedToken | None = None
 
 
 class Identity(msgspec.Struct, frozen=True):

@@ -206,6 +206,7 @@ class NamespaceAuthority(Authority):
             data=raw_bytes(claims.data, claims.b64data),
             expires_at=claims.expires_at,
             channel=claims.channel,
+            token=claims.issued,
         )
 
     async def allow(self, caller: Caller, channel: str, action: Action, *, subscribed: bool) -> None:

@@ -31,7 +31,7 @@ TOKEN_SIZE = 16_384
 #: The least that HMAC-SHA-256 needs (RFC 7518 section 3.2).
 _SECRET_BYTES = 32
 
-#: Seconds within which a token that is not valid yet (`nbf`) may become valid while its client tries again.
+#: Seconds within which a token that is not valid yet (`nbf`, `iat`) may become valid while its client tries again.
 _SOON = 300.0
 
 logger = logging.getLogger("tidewire")
@@ -171,11 +171,13 @@ class ClientTokens:
 
     def _timely(self, claims: T) -> T:
         now = self._clock()
-        early = (claims.nbf or 0.0) - now - self._leeway
-        if early > _SOON:
-            raise BadToken("the token is not valid yet (`nbf`), and will not be soon")
-        if early > 0:
-            raise TokenExpired("the token is not valid yet (`nbf`); fetch another, or try again then")
+        # A token that says it is issued later would outlive the revocations until then.
+        for name, moment in (("nbf", claims.nbf), ("iat", claims.iat)):
+            early = (moment or 0.0) - now - self._leeway
+            if early > _SOON:
+                raise BadToken(f"the token is not valid yet (`{name}`), and will not be soon")
+            if early > 0:
+                raise TokenExpired(f"the token is not valid yet (`{name}`); fetch another, or try again then")
         if claims.exp is None and self._require_exp:
             raise BadToken("the token has no `exp`, which client.token.require_exp asks for")
         if claims.exp is not None and now >= claims.exp:

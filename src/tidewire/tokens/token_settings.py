@@ -34,7 +34,7 @@ class TokenTable(BaseModel):
     user_id_claim: str = ""
     #: A token without `exp` is refused.
     require_exp: bool = False
-    #: Seconds by which the clock of the application may be ahead of this one (`nbf`).
+    #: Seconds by which the clock of the application may be ahead of this one (`nbf`, `iat`).
     leeway: float = 5.0
 
     @property

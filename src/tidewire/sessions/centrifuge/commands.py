@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
@@ -176,8 +175,7 @@ class Commands:
         grant = subscriptions.pages.grant(request) if request.type else None
         if grant is None:
             grant = await self._authority.subscribe(credentials.caller, channel, request.token, bytes(request.data))
-        if grant.expires_at is not None and grant.expires_at <= time.time():
-            raise TokenExpired(f"the token for {channel!r} has expired; fetch another")
+        credentials.check(channel, grant, self._node)
         if request.type:
             ready = await subscriptions.prepare_map(channel, grant, request, credentials.identity)
         else:
@@ -377,6 +375,8 @@ class Commands:
             # at an error the client would give up; so it subscribes again by itself
             subscriptions.drop(request.channel, codes.EXPIRED_SUBSCRIPTION)
             return None
+        if self._node.is_revoked(self._credentials.identity.user, grant.token):
+            raise Rejected(codes.INVALID_TOKEN)
         subscription = subscriptions.channels.get(request.channel or grant.channel)
         if subscription is None:
             raise PermissionDenied(f"this client is not subscribed to {grant.channel!r}; subscribe first")

@@ -7,7 +7,9 @@ import time
 
 import msgspec
 
-from tidewire.rules.base import Caller, Identity
+from tidewire.engine.node import Node
+from tidewire.errors import PermissionDenied, TokenExpired
+from tidewire.rules.base import Caller, Grant, Identity
 
 __all__ = ("Credentials", "end_of", "ttl_of")
 
@@ -49,6 +51,13 @@ class Credentials:
         """Take another identity, or the same one with another end."""
         self.caller = msgspec.structs.replace(self.caller, identity=identity)
         self.ends = end_of(identity.expires_at)
+
+    def check(self, channel: str, grant: Grant, node: Node) -> None:
+        """Raise PermissionDenied for the grant of a token that was revoked, TokenExpired for one that has expired."""
+        if node.is_revoked(self.identity.user, grant.token):
+            raise PermissionDenied(f"the token for {channel!r} was revoked")
+        if grant.expires_at is not None and grant.expires_at <= time.time():
+            raise TokenExpired(f"the token for {channel!r} has expired; fetch another")
 
     def grant(self, channels: frozenset[str]) -> None:
         """Remember the channels that the client was given when it connected: a refresh that gives others is refused."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from engine.support import connect, run
-from tidewire.errors import ConfigurationError
+from helpers.stores import start_redis
+from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.limits import Limits
 from tidewire.messages import IssuedToken
@@ -57,6 +58,47 @@ def test_a_node_that_missed_a_revocation_reads_it_later(tmp_path: Path) -> None:
             assert two.node.is_revoked("", IssuedToken("t1"))
 
     run(main())
+
+
+def test_a_store_that_was_emptied_gets_the_revocations_again(tmp_path: Path) -> None:
+    with start_redis(tmp_path) as redis:
+        url = f"redis://127.0.0.1:{redis.port}"
+
+        async def main() -> None:
+            async with Hub(url) as one, Hub(url) as two:
+                await one.revoke(user="ann", issued_before=NOW)
+                await one.revoke(jti="t1")
+                await wait_until(lambda: two.node.is_revoked("", IssuedToken("t1")))
+                redis.kill()  # it keeps nothing on disk
+                redis.start()
+
+                async def is_known_to_newcomers() -> bool:
+                    async with Hub(url) as later:
+                        revoked = [later.node.is_revoked("ann", IssuedToken("", NOW - 10))]
+                        return all([*revoked, later.node.is_revoked("bob", IssuedToken("t1"))])
+
+                await wait_until(is_known_to_newcomers, 60)
+
+        run(main())
+
+
+def test_a_revocation_while_the_store_is_away_holds_everywhere_when_it_is_back(tmp_path: Path) -> None:
+    with start_redis(tmp_path) as redis:
+        url = f"redis://127.0.0.1:{redis.port}"
+
+        async def main() -> None:
+            async with Hub(url) as one, Hub(url) as two:
+                there = await connect(two.node, user="ann")
+                there.connection.opened_with(IssuedToken("t1", NOW - 10))
+                redis.kill()
+                with pytest.raises((PublishError, StoreUnavailable)):
+                    await one.revoke(user="ann", issued_before=NOW)
+                assert one.node.is_revoked("ann", IssuedToken("", NOW - 10))
+                redis.start()
+                await wait_until(lambda: there.connection.is_closed, 30)
+                assert there.connection.ending == REVOKED
+
+        run(main())
 
 
 def test_the_oldest_revocations_are_dropped_and_counted() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import logging
 from collections import OrderedDict
 
@@ -10,6 +12,7 @@ import msgspec
 from tidewire.channels import REVOKED as CHANNEL
 from tidewire.engine.connection import Connection
 from tidewire.engine.node import Node
+from tidewire.errors import PublishError, StoreUnavailable
 from tidewire.messages import IssuedToken, Position, Publication, PublishRequest
 from tidewire.protocols.close_codes import REVOKED
 from tidewire.retention import Retention
@@ -19,16 +22,21 @@ __all__ = ("Revocation", "Revocations")
 
 logger = logging.getLogger("tidewire")
 
-#: Seconds between two reads of the stored revocations, in case that an outage was longer than a gap may be.
-_READ_SECONDS = 60.0
+#: Seconds between two reads of the stored revocations, in case that an outage was longer than a gap may be, or that
+#: somebody emptied the store.
+_READ_SECONDS = 10.0
 
 
 class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Ends the token with this id, or all tokens of a user that were issued before a time in seconds since 1970."""
+    """Ends the token with this id, or all tokens of a user that were issued before a time in seconds since 1970.
+
+    `again` says that it was kept before, and that nodes that know it have ended its connections.
+    """
 
     user: str = ""
     token: str = ""
     issued_before: float = 0.0
+    again: bool = False
 
 
 class Revocations:
@@ -43,6 +51,8 @@ class Revocations:
         self._users: OrderedDict[str, float] = OrderedDict()
         self._tokens: OrderedDict[str, str] = OrderedDict()
         self._read = Position(0, "")
+        #: Those that the store may not have.
+        self._unkept: OrderedDict[Revocation, None] = OrderedDict()
 
     async def start(self) -> None:
         """Learn of revocations, later ones and earlier ones; raises StoreUnavailable."""
@@ -52,20 +62,48 @@ class Revocations:
         self._node.judge_tokens(self.is_revoked)
 
     async def load(self) -> None:
-        """Read the revocations that this node does not have yet; raises StoreUnavailable."""
+        """Read the revocations that this node does not have yet, and give the store those that it has lost.
+
+        Raises StoreUnavailable, PublishError.
+        """
         since = self._read if self._read.epoch else None
         page = await self._broker.history(CHANNEL, since=since, retention=self._retention)
         if not page.complete:
             page = await self._broker.history(CHANNEL, retention=self._retention)
+        lost = self._known() if since is not None and page.top.epoch != since.epoch else ()
+        for revocation in lost:
+            self._keep_later(revocation)
         for publication in page.publications:
             self.take(publication)
         self._read = page.top
+        for revocation in tuple(self._unkept):
+            data = msgspec.json.encode(msgspec.structs.replace(revocation, again=True))
+            key = hashlib.sha256(data).hexdigest()  # the same on all nodes, which do this at the same time
+            await self._broker.publish(PublishRequest(CHANNEL, data, key=key, retention=self._retention))
+            self._unkept.pop(revocation, None)
+
+    def _known(self) -> list[Revocation]:
+        tokens = [Revocation(user, token) for token, user in self._tokens.items()]
+        return tokens + [Revocation(user, "", before) for user, before in self._users.items()]
+
+    def _keep_later(self, revocation: Revocation) -> None:
+        self._unkept[revocation] = None
+        if len(self._unkept) > 2 * self._most:
+            count_limit("revocations")
+            self._unkept.popitem(last=False)
 
     async def revoke(self, revocation: Revocation) -> None:
-        """Revoke on all nodes; returns when the store keeps it. Raises as `Broker.publish` does."""
+        """Revoke on all nodes; returns when the store keeps it. Raises as `Broker.publish` does.
+
+        A revocation that the store could not keep is valid on this node, and on all when the store is back.
+        """
         data = msgspec.json.encode(revocation)
         self._take(revocation)
-        await self._broker.publish(PublishRequest(CHANNEL, data, retention=self._retention))
+        try:
+            await self._broker.publish(PublishRequest(CHANNEL, data, retention=self._retention))
+        except (PublishError, StoreUnavailable, asyncio.CancelledError):
+            self._keep_later(revocation)
+            raise
 
     def take(self, publication: Publication) -> None:
         """Apply a revocation of any node."""
@@ -75,16 +113,19 @@ class Revocations:
             logger.warning("a revocation of another version was not understood")
 
     def _take(self, revocation: Revocation) -> None:
+        is_known = revocation.token in self._tokens
         if revocation.token:
             self._tokens[revocation.token] = revocation.user
         if revocation.issued_before:
             before = self._users.pop(revocation.user, 0.0)
             self._users[revocation.user] = max(before, revocation.issued_before)
+            is_known = before >= revocation.issued_before
         for known in (self._tokens, self._users):
             if len(known) > self._most:
                 count_limit("revocations")
                 known.popitem(last=False)
-        self.end(revocation)
+        if not (revocation.again and is_known):
+            self.end(revocation)
 
     def is_revoked(self, user: str, issued: IssuedToken | None) -> bool:
         """Return whether a token may not be used any more."""

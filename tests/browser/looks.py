@@ -31,7 +31,7 @@ SMALL = """() => [...document.querySelectorAll(
     "button, select, .button, .drop, .result, .entry-link, .person, .check, input:not([type=checkbox], .sr)")]
   .filter((node) => node.checkVisibility() && !node.closest("[inert]"))
   .map((node) => [node.id || node.className, node.getBoundingClientRect()])
-  .filter(([, box]) => box.height > 0 && (box.height < 44 || box.width < 44))
+  .filter(([, box]) => box.height > 0 && Math.round(Math.min(box.height, box.width) * 100) < 4400)
   .map(([name, box]) => `${name} ${box.width}x${box.height}`)"""
 
 #: Texts whose contrast with what is behind them is under 4.5 (WCAG AA).

@@ -31,10 +31,12 @@ class PlainProtocol(Protocol[Publish]):
         return WireMessage(publication.data, publication.format is _BINARY)
 
     def encode_publications(self, publications: Sequence[Publication]) -> list[WireMessage]:
+        if type(self).encode_publication is not _encode_publication:  # an application's class has its own form
+            return super().encode_publications(publications)
         return [WireMessage(one.data, one.format is _BINARY) for one in publications]
 
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
-        return [self.encode_publication(publication) for publication in reply.publications]
+        return self.encode_publications(reply.publications)
 
     def encode_error(self, error: CommandError) -> WireMessage:
         return WireMessage(f"error: {error}".encode())
@@ -46,5 +48,6 @@ class PlainProtocol(Protocol[Publish]):
         return WireMessage(f"error: {push.count} messages were dropped, this connection is too slow".encode())
 
 
+_encode_publication = PlainProtocol.encode_publication
 #: The instance that connections share unless they ask for another.
 PLAIN = PlainProtocol()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -33,15 +32,12 @@ class RecoverableProtocol(PlainProtocol):
         position = {"position": str(publication.position)} if publication.epoch else {}
         return _message(channel=publication.channel, data=data, **position)
 
-    def encode_publications(self, publications: Sequence[Publication]) -> list[WireMessage]:
-        return [self.encode_publication(one) for one in publications]
-
     def encode_subscribed(self, reply: Subscribed) -> list[WireMessage]:
         first = reply.publications[0] if reply.publications else None
         before = reply.position if first is None else Position(first.previous, first.epoch)
         state = {} if reply.state is None else {"state": msgspec.Raw(encode_json(reply.state))}
         answer = _message(channel=reply.channel, recovered=bool(reply.recovered), position=str(before), **state)
-        return [answer, *map(self.encode_publication, reply.publications)]
+        return [answer, *self.encode_publications(reply.publications)]
 
     def encode_error(self, error: CommandError) -> WireMessage:
         return _message(error=error.code, detail=str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,9 @@ from fastapi import Depends, FastAPI, WebSocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from helpers.hubs import Application, receive, run, serving
+from helpers.stores import start_redis
 from tidewire import ConfigurationError, Hub, Identity, JwtIdentity, PermissionDenied, Tickets
+from tidewire.testing import wait_until
 
 SECRET = "a secret that is long enough for SHA-256"
 
@@ -168,6 +171,35 @@ def test_an_endpoint_tells_of_expiry_and_goes_on_with_a_newer_token() -> None:
                     await receive(client)
 
     run(main())
+
+
+def test_a_store_that_was_emptied_makes_no_ticket_good_a_second_time(tmp_path: Path) -> None:
+    with start_redis(tmp_path) as redis:
+        hub, app = application(f"redis://127.0.0.1:{redis.port}")
+
+        async def main() -> None:
+            async with serving(hub, app) as running, httpx.AsyncClient() as client:
+                headers = {"Authorization": f"Bearer {signed()}"}
+
+                async def fetch() -> httpx.Response:
+                    return await client.post(f"http://127.0.0.1:{running.port}/ticket", headers=headers)
+
+                used, unused = [str((await fetch()).json()) for _ in range(2)]
+                assert (await answer(running, f"/ws?ticket={used}")).startswith("ann")
+                redis.kill()  # it keeps nothing on disk
+                assert await refusal(running, f"/ws?ticket={used}") == 503
+                assert (await fetch()).status_code == 503
+                redis.start()
+
+                async def is_judged() -> bool:
+                    return await refusal(running, f"/ws?ticket={used}") != 503
+
+                await wait_until(is_judged, 30)
+                for ticket in (used, unused):  # nobody knows which of them was used
+                    assert await refusal(running, f"/ws?ticket={ticket}") == 401
+                assert (await answer(running, f"/ws?ticket={(await fetch()).json()}")).startswith("ann")
+
+        run(main())
 
 
 def test_clients_that_choose_their_channels_are_identified_too() -> None:

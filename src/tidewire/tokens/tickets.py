@@ -30,7 +30,8 @@ _ALGORITHM = "HS256"
 class Tickets:
     """Issues tickets that are valid once, on all nodes of a hub, for `seconds`.
 
-    All workers have the same `secret`. A ticket is no token of `JwtIdentity`, even if the secret is the same.
+    All workers have the same `secret`. A ticket is no token of `JwtIdentity`, even if the secret is the same. A store
+    that has lost which tickets were used makes all earlier ones invalid.
     """
 
     def __init__(self, hub: Hub, secret: str, *, seconds: float = 60.0) -> None:
@@ -45,11 +46,12 @@ class Tickets:
         self._seconds = seconds
 
     async def issue(self, identity: Identity | str) -> str:
-        """Return a ticket for a user; its connection ends when the identity expires."""
+        """Return a ticket for a user; its connection ends when the identity expires. Raises StoreUnavailable."""
         given = Identity(identity) if isinstance(identity, str) else identity
         if not given.user:
             raise ConfigurationError("a ticket is for a user; this identity has none")
         issued = given.token or IssuedToken("", time.time())
+        page = await self._hub.node.broker.history(TICKETS, limit=0)
         claims = {
             "sub": given.user,
             "jti": secrets.token_urlsafe(16),
@@ -57,6 +59,7 @@ class Tickets:
             "info": b64encode(given.info).decode(),
             "until": given.expires_at,
             "issued": [issued.id, issued.issued_at],
+            "epoch": page.top.epoch,
         }
         return jwt.encode(claims, self._key, _ALGORITHM)
 
@@ -66,10 +69,10 @@ class Tickets:
         Raises StoreUnavailable, PublishError.
         """
         try:
-            claims = jwt.decode(ticket, self._key, [_ALGORITHM], options={"require": ["sub", "jti", "exp"]})
+            claims = jwt.decode(ticket, self._key, [_ALGORITHM], options={"require": ["sub", "jti", "exp", "epoch"]})
         except jwt.PyJWTError:
             return None
-        if not await self._is_first(claims["jti"]):
+        if not await self._is_first(claims["jti"], claims["epoch"]):
             return None
         return Identity(
             claims["sub"],
@@ -78,12 +81,14 @@ class Tickets:
             token=IssuedToken(*claims["issued"]),
         )
 
-    async def _is_first(self, ticket: str) -> bool:
+    async def _is_first(self, ticket: str, epoch: str) -> bool:
         """Return whether a ticket was not used before: the store keeps the first of publications with the same key."""
         broker, mark, age = self._hub.node.broker, secrets.token_bytes(8), 2 * self._seconds
         retention = Retention(1_000_000, age)
         request = PublishRequest(TICKETS, mark, Format.BINARY, key=ticket, key_age=age, retention=retention)
         position = await broker.publish(request)
+        if position.epoch != epoch:  # the store has lost what it kept, perhaps this ticket
+            return False
         before = Position(position.offset - 1, position.epoch)
         page = await broker.history(TICKETS, since=before, limit=1, retention=retention)
         return bool(page.publications) and page.publications[0].data == mark

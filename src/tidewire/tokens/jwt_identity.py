@@ -12,8 +12,9 @@ from pydantic import SecretStr, ValidationError
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 
-from tidewire.errors import ConfigurationError, TemporaryFailure, TokenExpired
+from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable, TemporaryFailure, TokenExpired
 from tidewire.protocols.close_codes import POLICY, STORE_AWAY
+from tidewire.protocols.outages import sentence
 from tidewire.rules.base import ConnectAttempt, Identity
 from tidewire.sessions.origins import Origins
 from tidewire.support.log_limit import LogLimit
@@ -102,8 +103,8 @@ class JwtIdentity:
                 found = await self.authenticate(token)
         except TokenExpired as error:
             raise _refusal(connection, str(error)) from None
-        except TemporaryFailure as error:
-            raise _refusal(connection, str(error), is_temporary=True) from None
+        except (TemporaryFailure, PublishError, StoreUnavailable) as error:
+            raise _refusal(connection, sentence(error), is_temporary=True) from None
         if found is None:
             raise _refusal(connection, "the ticket is unknown, used or expired" if ticket else "the token is not valid")
         return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlmodel import Session as ModelSession
@@ -101,6 +101,36 @@ def test_every_session_publishes_what_it_commits_and_nothing_else(tmp_path: Path
             await done(session.close())
             assert await texts(hub, 4) == ["a", "b", "c", "end"]
         await done(engine.dispose())
+
+    run(main())
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_thread_passes_its_own_session_not_that_of_whichever_thread(tmp_path: Path, store: str) -> None:
+    """The event loop's thread had another one: nothing was published, and its transaction stayed open for ever."""
+
+    def work(hub: Hub, sessions: scoped_session[Session]) -> None:
+        async def place() -> None:
+            await hub.publish("orders", "nested", connection=sessions)
+
+        sessions.execute(text("CREATE TABLE orders (id INTEGER)"))
+        with pytest.raises(ConfigurationError, match=r"connection=Session\(\)"):
+            hub.from_thread(hub.publish, "orders", 1, connection=sessions)
+        with pytest.raises(ConfigurationError, match=r"connection=Session\(\)"):
+            hub.from_thread(place)
+        hub.from_thread(hub.publish, "orders", "own", connection=sessions())
+        sessions.commit()
+        sessions.remove()
+
+    async def main() -> None:
+        url, database = addresses(store, tmp_path)
+        engine = create_engine(database)
+        async with Hub(url) as hub:
+            sessions = scoped_session(sessionmaker(engine))
+            await asyncio.to_thread(work, hub, sessions)
+            assert await texts(hub, 1) == ["own"]
+            assert not sessions.registry.has()  # this thread has got none
+        engine.dispose()
 
     run(main())
 

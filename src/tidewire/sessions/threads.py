@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, Generic, TypeVar
 
 from tidewire.errors import ConfigurationError
+from tidewire.support.thread_calls import context_of_thread
 
 __all__ = ("LoopFuture", "ThreadCalls", "check_loop", "running_loop")
 
@@ -93,7 +94,7 @@ class ThreadCalls:
             task.add_done_callback(lambda task: self._settle(future, task))
 
         try:
-            self._loop.call_soon_threadsafe(begin)
+            self._loop.call_soon_threadsafe(begin, context=context_of_thread())
         except RuntimeError:
             raise ConfigurationError("the event loop of this hub has ended; call while the application runs") from None
         return future

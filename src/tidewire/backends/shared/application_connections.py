@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidewire.errors import ConfigurationError
+from tidewire.support.thread_calls import IS_FROM_THREAD
 
 __all__ = ("call", "library", "opened")
 
@@ -30,6 +31,11 @@ async def opened(connection: Any, *dialects: str) -> Any:
     """
     kinds = {kind.__name__ for kind in type(connection).__mro__}
     if kinds & _SCOPED:
+        if IS_FROM_THREAD.get():
+            raise ConfigurationError(
+                f"connection={type(connection).__qualname__} has another session on the event loop than in the thread "
+                "that calls; pass that thread's own, as hub.from_thread(hub.publish, …, connection=Session())"
+            )
         connection = connection()  # the session of this thread or task: another thread would have another one
         kinds = {kind.__name__ for kind in type(connection).__mro__}
     if kinds & _SESSIONS:

@@ -1,4 +1,5 @@
 -- What happens inside the server; made again by every migration. Times are the server's, in seconds since 1970.
+-- FROM CURRENT is a path that ends with pg_temp (pin_path): what runs as the owner uses nobody's temporary tables.
 
 CREATE OR REPLACE FUNCTION tidewire_now() RETURNS double precision
 LANGUAGE sql VOLATILE AS $$ SELECT extract(epoch FROM clock_timestamp())::double precision $$;
@@ -108,6 +109,8 @@ BEGIN
     NEW.era := left(md5(gen_random_uuid()::text), 8);
     RETURN NEW;
 END $$;
+-- Nobody else makes a trigger of it.
+REVOKE EXECUTE ON FUNCTION tidewire_lose FROM PUBLIC;
 DROP TRIGGER IF EXISTS tidewire_restore ON tidewire_store;
 CREATE TRIGGER tidewire_restore BEFORE INSERT ON tidewire_store FOR EACH ROW EXECUTE FUNCTION tidewire_restore();
 DROP TRIGGER IF EXISTS tidewire_lose ON tidewire_channels;
@@ -251,6 +254,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
+REVOKE EXECUTE ON FUNCTION tidewire_commit FROM PUBLIC;
 DROP TRIGGER IF EXISTS tidewire_commit ON tidewire_outbox;
 CREATE CONSTRAINT TRIGGER tidewire_commit AFTER INSERT ON tidewire_outbox
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION tidewire_commit();

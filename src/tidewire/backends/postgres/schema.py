@@ -18,7 +18,7 @@ __all__ = ("BODIES", "FILLED", "FUNCTIONS", "SQL", "TABLES", "VERSION", "Seen", 
 SQL = statements(__package__, "statements.sql")
 _TABLES, _FUNCTIONS = read(__package__, "schema.sql"), read(__package__, "functions.sql")
 #: The version of the schema that this code needs, and the names of its tables and functions.
-VERSION = 5
+VERSION = 6
 TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
 #: The bodies of these, as the server keeps them.
@@ -57,6 +57,7 @@ async def prepare(connection: Any) -> None:
     async with connection.transaction():
         await connection.execute(SQL["be_patient"])
         await connection.execute(SQL["lock_schema"])
+        await connection.execute(SQL["pin_path"])
         missing = await _missing(connection)
         before = await _version(connection, missing)
         if before == VERSION and not missing:

@@ -4,6 +4,10 @@ SELECT version FROM tidewire_store
 SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0
 -- name: lock_schema
 SELECT pg_advisory_xact_lock(hashtext('tidewire schema'), hashtext(current_schema()))
+-- name: pin_path
+-- What the functions keep as theirs: somebody's temporary tables are looked at last, or they would take the place of ours.
+SELECT set_config('search_path', string_agg(quote_ident(s.name), ', ' ORDER BY s.number) || ', pg_temp', true)
+FROM unnest(current_schemas(false)) WITH ORDINALITY AS s (name, number) WHERE s.name !~ '^pg_' HAVING count(*) > 0
 -- name: missing
 WITH schemas AS MATERIALIZED (
     SELECT array_agg(n.oid) AS found FROM pg_namespace AS n WHERE n.nspname = ANY (current_schemas(false))
@@ -13,14 +17,14 @@ WITH schemas AS MATERIALIZED (
 )
 SELECT t.name FROM unnest($1::text[] || $4::text[]) AS t (name) WHERE t.name NOT IN (SELECT name FROM tables)
 UNION ALL
--- one of another body, or one that looks for the tables in a schema that has another name now
+-- one of another body, or one that looks for the tables in a schema that has another name now, or at temporary ones first
 SELECT f.name || '()' FROM unnest($2::text[], $3::text[]) AS f (name, body) WHERE NOT EXISTS (
     SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE p.proname = f.name AND p.pronamespace = ANY ((SELECT found FROM schemas)::oid[]) AND p.prosrc = f.body
-    AND NOT EXISTS (
-        SELECT FROM unnest(p.proconfig) AS c (line) WHERE c.line LIKE 'search_path=%'
-        AND quote_ident(n.nspname) <> ALL (string_to_array(substr(c.line, 13), ', '))
-        AND NOT (c.line LIKE '%"$user"%' AND n.nspname IN (current_user, pg_get_userbyid(p.proowner)))
+    AND NOT (p.prosecdef AND p.proconfig IS NULL) AND NOT EXISTS (
+        SELECT FROM unnest(p.proconfig) AS c (line) WHERE c.line LIKE 'search_path=%' AND (
+            quote_ident(n.nspname) <> ALL (string_to_array(substr(c.line, 13), ', ')) OR c.line NOT LIKE '%, pg_temp'
+        )
     )
 )
 UNION ALL

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -15,6 +17,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from server.live_server import LiveServer, tidewire
+from tidewire.channels import personal
+from tidewire.hub import Hub
 from tidewire.publisher import Publisher
 
 SECRET = "a secret that is long enough for SHA-256"
@@ -136,6 +140,42 @@ def test_nobody_is_told_what_is_for_a_namesake(server: LiveServer, removed: bool
             forged.send(json.dumps({"id": 1, "connect": {"token": token_of(f"{name}~account")}}))
             with pytest.raises(ConnectionClosed):
                 forged.recv(timeout=20)
+
+
+def test_an_account_is_never_made_the_user_of_the_application(tmp_path: Path) -> None:
+    """Not by settings that accept accounts later, nor by a command that does not know the server's settings."""
+    broker = f"sqlite:///{tmp_path}/tidewire.db"
+    (tmp_path / "tidewire.toml").write_text(SETTINGS)
+    (tmp_path / "pipelines").mkdir()
+    with LiveServer(tmp_path, "--broker", broker) as first:
+        sign_up(first, "ann")
+    (tmp_path / "tidewire.toml").write_text("signup = false\n" + SETTINGS)
+    with LiveServer(tmp_path, "--broker", broker) as server, contextlib.ExitStack() as stack:
+        mine = log_in(server, "ann")
+        account, chat = stack.enter_context(client(server, mine)), stack.enter_context(in_chat(server, mine))
+        application = stack.enter_context(client(server, token_of("ann")))
+        with Publisher(broker) as publisher:
+            publisher.send_to_user("ann", {"text": "for the application"})
+            publisher.send_to_user("ann~account", {"text": "for the account"})
+        until(application, "for the application")
+        for connection in (account, chat):
+            assert "for the application" not in "".join(until(connection, "for the account"))
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        removed = tidewire("user", "remove", "ann", "--broker", broker, folder=elsewhere)
+        assert "private messages: removed" in removed.stdout + removed.stderr
+    assert kept(broker) == {"ann": 1, "ann~account": 0}
+
+
+def kept(broker: str) -> dict[str, int]:
+    """Count the messages that the store keeps for each of two users."""
+
+    async def read() -> dict[str, int]:
+        async with Hub(broker) as hub:
+            pages = {user: await hub.node.broker.history(personal(user)) for user in ("ann", "ann~account")}
+            return {user: len(page.publications) for user, page in pages.items()}
+
+    return asyncio.run(read())
 
 
 def test_logins_that_come_with_the_old_password_end_with_it(server: LiveServer) -> None:

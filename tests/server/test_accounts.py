@@ -36,10 +36,15 @@ class Clock:
 
 
 def with_accounts(
-    path: Path, test: Callable[[Accounts], Awaitable[None]], clock: Clock | None = None, **limits: float
+    path: Path,
+    test: Callable[[Accounts], Awaitable[None]],
+    clock: Clock | None = None,
+    *,
+    apart: bool | None = None,
+    **limits: float,
 ) -> None:
     async def run() -> None:
-        accounts = Accounts(path, limits=Limits(**limits), clock=clock or Clock())  # type: ignore[arg-type]
+        accounts = Accounts(path, limits=Limits(**limits), clock=clock or Clock(), apart=apart)  # type: ignore[arg-type]
         await accounts.open()
         try:
             await test(accounts)
@@ -529,6 +534,35 @@ def test_a_file_of_an_earlier_version_keeps_its_users(tmp_path: Path) -> None:
         assert await accounts.rooms.names() == ["tea"]
 
     with_accounts(tmp_path / "a.db", test)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_account_is_in_the_hub_who_the_first_server_says_and_stays_apart(tmp_path: Path, apart: bool) -> None:
+    path = tmp_path / "a.db"
+
+    def opened(apart: bool | None, *new: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+
+        async def test(accounts: Accounts) -> None:
+            for name in new:
+                await accounts.add_user(name, GOOD)
+            found.update({user.name: user.hub_user for user in await accounts.users()})
+
+        with_accounts(path, test, apart=apart)
+        return found
+
+    mark = "~account" if apart else ""
+    opened(None, "early")  # as of an earlier version, or by `tidewire user add` before the first start
+    assert opened(apart, "ann") == {"early": f"early{mark}", "ann": f"ann{mark}"}
+    assert opened(None, "bob")["bob"] == f"bob{mark}"
+    assert opened(not apart)["ann"] == "ann~account"  # a server that sets accounts apart does so for ever
+    assert opened(False, "cid") == {"early": "early~account", "ann": "ann~account", "bob": "bob~account", "cid": "cid"}
+    other = sqlite3.connect(path)
+    other.execute("UPDATE accounts_users SET apart = NULL WHERE key = 'cid'")  # a worker of an earlier version adds it
+    other.commit()
+    other.close()
+    assert opened(None)["cid"] == "cid"
+    assert opened(True)["cid"] == "cid~account"
 
 
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tidewire.cli import flags
 from tidewire.cli.terminal import count, load_settings, out, read_stdin, say
 from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
 from tidewire.server.accounts import Accounts, check_name
+from tidewire.server.login_sessions import User, apart_user
 from tidewire.server.login_tokens import Tokens, load_key
 from tidewire.server.settings import Settings
 
@@ -25,6 +26,11 @@ T = TypeVar("T")
 
 users: typer.Typer = typer.Typer(help="The users of the server.", no_args_is_help=True)
 
+#: Said of an account that no server of this version has had.
+_UNSURE = (
+    "private messages: kept, unless they are surely of this account and not of the application's user of its name: "
+    "that is known of accounts which are there when the server starts"
+)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="1 to 32 letters, digits, '-', '_' or '.'.")]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of stdin.")
@@ -67,7 +73,7 @@ def remove(
         raise _unknown(name, settings)
     say(f"removed {removed.user.name}")
     say(f"sessions: {removed.sessions} ended, with their connections")
-    for line in asyncio.run(_remove_belongings(settings, removed.hub_user)):
+    for line in asyncio.run(_remove_belongings(settings, removed.user)):
         say(line)
     if removed.rooms:
         say(f"rooms: {removed.rooms} kept, which now belong to nobody")
@@ -90,7 +96,7 @@ def revoke(
     say(f"ended {count(ended, 'session')} of {name}")
 
 
-async def _remove_belongings(settings: Settings, user: str) -> Iterator[str]:
+async def _remove_belongings(settings: Settings, user: User) -> Iterator[str]:
     """Remove the messages that only this user could read, and return a sentence about them."""
     lines = []
     if settings.broker.startswith("memory:"):
@@ -100,8 +106,8 @@ async def _remove_belongings(settings: Settings, user: str) -> Iterator[str]:
             from tidewire.hub import Hub
 
             async with Hub(settings.broker) as hub:
-                await hub.node.remove_history(personal(user))
-            lines.append("private messages: removed")
+                await hub.node.remove_history(personal(apart_user(user.id) if user.apart is None else user.hub_user))
+            lines.append(_UNSURE if user.apart is None else "private messages: removed")
         except (PublishError, StoreUnavailable) as error:
             lines.append(f"private messages: not removed ({error}); nobody can read them")
     if settings.pipelines.enabled and settings.runs_folder.exists():
@@ -140,7 +146,7 @@ def _settings(config: Path | None, broker: str | None, accounts: Path | None, ke
 
 def _with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[T]]) -> T:
     async def run() -> T:
-        accounts = Accounts(settings.accounts_file, apart=settings.sets_accounts_apart)
+        accounts = Accounts(settings.accounts_file)
         await accounts.open()
         try:
             return await work(accounts)

@@ -17,23 +17,24 @@ from tidewire.limits import Limits
 from tidewire.server.accounts_database import Database
 from tidewire.server.login_attempts import Attempts, Bound
 from tidewire.server.login_sessions import (
+    USER_COLUMNS,
     InvalidCredentials,
     LoginSession,
     LoginSessions,
     User,
+    apart_user,
     end_sessions,
     has_password,
+    user_of,
 )
 from tidewire.server.passwords import Passwords, check_password
 from tidewire.server.stored_rooms import RoomTable
 
-__all__ = ("Accounts", "BadName", "NameTaken", "Removed", "display_name", "is_set_apart")
+__all__ = ("Accounts", "BadName", "NameTaken", "Removed", "display_name")
 
 _NAME = re.compile(r"[\w.-]{1,32}")
 #: Separates a name from the number of the account in an id; no name contains it.
 _NUMBER = "~"
-#: The end of the id by which the hub knows an account that is set apart; no application's user has it then.
-_APART = f"{_NUMBER}account"
 #: Seconds over which sign-ups are counted.
 _HOUR = 3_600.0
 
@@ -50,7 +51,6 @@ class Removed(msgspec.Struct, frozen=True):
     """The effects of the removal of a user: the sessions that ended, and the rooms that have no owner now."""
 
     user: User
-    hub_user: str
     sessions: int
     rooms: int
 
@@ -59,8 +59,8 @@ class Accounts:
     """Users with their passwords, their `sessions` and the `rooms`, in one file for all workers of a machine.
 
     A user has an id that is never given again: the name for the first account of a name, `name~2` for the second, and
-    so on. Everything that belongs to a user goes by the id; with `apart` the hub
-    knows it by another one, which no user of an application has. Methods raise StoreUnavailable.
+    so on. Everything that belongs to a user goes by the id. A server says whether it sets accounts `apart`: the hub
+    knows them by another name then, which no user of an application has. Methods raise StoreUnavailable.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Accounts:
         *,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
-        apart: bool = False,
+        apart: bool | None = None,
     ) -> None:
-        self._mark = _APART if apart else ""
+        self._apart = apart
         self._limits = limits or Limits()
-        self._database = Database(path)
+        self._database = Database(path, apart=apart)
         self._attempts = Attempts(self._database, clock)
         self._passwords = Passwords(self._limits.logins_waiting)
         self._nobody = ""
@@ -95,10 +95,6 @@ class Accounts:
         """How often the file was opened: once more when another one has taken the place of the one before."""
         return self._database.openings
 
-    def hub_user(self, id_: str) -> str:
-        """Return the user of the hub that an account is, by its id."""
-        return id_ + self._mark
-
     async def add_user(self, name: str, password: str, *, network: str | None = None) -> User:
         """Add a user. Raises BadName, WeakPassword, NameTaken.
 
@@ -111,7 +107,7 @@ class Accounts:
             raise _taken(name)
         async with self._counted(self._signup_bounds(network)):
             password_hash = await self._passwords.hash(password, "signup", network or "", "")
-            user = await self._database.write(lambda db: _add(db, name, password_hash))
+            user = await self._database.write(lambda db: _add(db, name, password_hash, self._apart))
         if user is None:
             raise _taken(name)
         return user
@@ -127,9 +123,9 @@ class Accounts:
             statement = "INSERT OR IGNORE INTO accounts_removed (id, key, removed) VALUES (?, ?, ?)"
             connection.execute(statement, (user.id, _key(name), time.time()))
             sessions = end_sessions(connection, user.id)
-            owners = (user.id, user.id + _APART)
+            owners = (user.id, apart_user(user.id))
             orphaned = connection.execute("UPDATE accounts_rooms SET owner = '' WHERE owner IN (?, ?)", owners)
-            return Removed(user, self.hub_user(user.id), sessions, orphaned.rowcount)
+            return Removed(user, sessions, orphaned.rowcount)
 
         return await self._database.write(work)
 
@@ -144,9 +140,9 @@ class Accounts:
 
     async def users(self) -> list[User]:
         """Return all users by name."""
-        statement = "SELECT id, name, created FROM accounts_users ORDER BY key"
+        statement = f"SELECT {USER_COLUMNS} FROM accounts_users ORDER BY key"
         rows = await self._database.read(lambda connection: connection.execute(statement).fetchall())
-        return [User(*row) for row in rows]
+        return [user_of(row) for row in rows]
 
     async def login(
         self,
@@ -248,36 +244,37 @@ def display_name(user: str) -> str:
     return user.partition(_NUMBER)[0]
 
 
-def is_set_apart(user: str) -> bool:
-    """Return whether a user of the hub can only be an account that is set apart."""
-    return user.endswith(_APART)
-
-
 def _key(name: str) -> str:
     """Return the form of a name that is unique: another case or form of letters does not make another name."""
     return unicodedata.normalize("NFKC", name[:64]).casefold()
 
 
 def _find(connection: sqlite3.Connection, name: str) -> User | None:
-    statement = "SELECT id, name, created FROM accounts_users WHERE key = ?"
+    statement = f"SELECT {USER_COLUMNS} FROM accounts_users WHERE key = ?"
     row = connection.execute(statement, (_key(name),)).fetchone()
-    return User(*row) if row else None
+    return user_of(row) if row else None
 
 
 def _find_with_password(connection: sqlite3.Connection, name: str) -> tuple[User, str] | None:
-    statement = "SELECT id, name, created, password FROM accounts_users WHERE key = ?"
+    statement = f"SELECT {USER_COLUMNS}, password FROM accounts_users WHERE key = ?"
     row = connection.execute(statement, (_key(name),)).fetchone()
-    return (User(*row[:3]), row[3]) if row else None
+    return (user_of(row[:-1]), row[-1]) if row else None
 
 
-def _add(connection: sqlite3.Connection, name: str, password_hash: str) -> User | None:
-    """Insert a user with an id that no user had before; None when the name is taken."""
+def _add(connection: sqlite3.Connection, name: str, password_hash: str, apart: bool | None) -> User | None:
+    """Insert a user with an id that no user had before; None when the name is taken.
+
+    It is set apart as the server says, or, for another process, as the server said that was started last.
+    """
     statement = "SELECT count(*) FROM accounts_removed WHERE key = ?"
     (before,) = connection.execute(statement, (_key(name),)).fetchone()
-    user = User(f"{name}{_NUMBER}{before + 1}" if before else name, name, time.time())
-    insert = "INSERT OR IGNORE INTO accounts_users (key, name, password, created, id) VALUES (?, ?, ?, ?, ?)"
-    values = (_key(name), user.name, password_hash, user.created, user.id)
-    return user if connection.execute(insert, values).rowcount else None
+    id_ = f"{name}{_NUMBER}{before + 1}" if before else name
+    insert = (
+        "INSERT OR IGNORE INTO accounts_users (key, name, password, created, id, apart) "
+        "VALUES (?, ?, ?, ?, ?, coalesce(?, (SELECT apart FROM accounts_mode)))"
+    )
+    values = (_key(name), name, password_hash, time.time(), id_, apart)
+    return _find(connection, name) if connection.execute(insert, values).rowcount else None
 
 
 def _taken(name: str) -> NameTaken:

@@ -1,11 +1,19 @@
--- Users. `id` is given once and never again, `key` is what two names must not share.
+-- Users. `id` is given once and never again, `key` is what two names must not share; `apart` says whether the hub knows
+-- the account by a name that no user of the application has: NULL until a server has said so, and 1 for ever.
 CREATE TABLE IF NOT EXISTS accounts_users (
     key TEXT PRIMARY KEY,
     name TEXT NOT NULL,
     password TEXT NOT NULL,
     created REAL NOT NULL,
-    id TEXT NOT NULL
+    id TEXT NOT NULL,
+    apart INTEGER
 ) WITHOUT ROWID;
+
+-- Whether the server that was started last sets new accounts apart.
+CREATE TABLE IF NOT EXISTS accounts_mode (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    apart INTEGER NOT NULL
+);
 
 -- Ids of users that were removed.
 CREATE TABLE IF NOT EXISTS accounts_removed (

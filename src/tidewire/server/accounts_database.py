@@ -22,6 +22,7 @@ _BUSY_SECONDS = 5.0
 #: Columns that files of earlier versions lack, and the values for their rows.
 _ADDED = (
     ("accounts_users", "id", "TEXT NOT NULL DEFAULT ''", "UPDATE accounts_users SET id = name WHERE id = ''"),
+    ("accounts_users", "apart", "INTEGER", ""),
     ("accounts_rooms", "owner", "TEXT NOT NULL DEFAULT ''", ""),
     ("accounts_rooms", "used", "REAL NOT NULL DEFAULT 0", "UPDATE accounts_rooms SET used = unixepoch()"),
 )
@@ -34,8 +35,9 @@ class Database:
     now. Methods raise StoreUnavailable when the file cannot be read or written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, apart: bool | None = None) -> None:
         self._path = path
+        self._apart = apart
         self._thread = ThreadPoolExecutor(1, "tidewire-accounts")
         self._file: WalFile | None = None
 
@@ -82,7 +84,7 @@ class Database:
             raise StoreUnavailable(f"the accounts in {self._path} cannot be used now ({error})") from error
 
     def _connect(self) -> None:
-        file = WalFile(self._path, _prepare, seconds=_BUSY_SECONDS)
+        file = WalFile(self._path, self._prepare, seconds=_BUSY_SECONDS)
         try:
             file.open()
         except (OSError, sqlite3.Error) as error:
@@ -92,16 +94,17 @@ class Database:
             ) from None
         self._file = file
 
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(resources.files(__package__).joinpath("accounts.sql").read_text())
+        _upgrade(connection)
+        if self._apart is not None:
+            _set_apart(connection, self._apart)
+
     def _disconnect(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.executescript(resources.files(__package__).joinpath("accounts.sql").read_text())
-    _upgrade(connection)
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
@@ -115,3 +118,18 @@ def _upgrade(connection: sqlite3.Connection) -> None:
             if fill:
                 connection.execute(fill)
         connection.execute("COMMIT")
+
+
+def _set_apart(connection: sqlite3.Connection, apart: bool) -> None:
+    """Note a server's mode, for new accounts and those that have none yet; one that was ever set apart stays so."""
+    needed = (
+        "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM accounts_mode WHERE apart = :apart) "
+        "OR EXISTS (SELECT 1 FROM accounts_users WHERE apart IS NULL OR apart < :apart)"
+    )
+    values = {"apart": apart}
+    if connection.execute(needed, values).fetchone() is None:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("INSERT OR REPLACE INTO accounts_mode (one, apart) VALUES (1, :apart)", values)
+    connection.execute("UPDATE accounts_users SET apart = :apart WHERE apart IS NULL OR apart < :apart", values)
+    connection.execute("COMMIT")

@@ -69,7 +69,7 @@ class Doorkeeper:
     @property
     def user(self) -> str:
         """The user of the hub, or "" before it is known."""
-        return self._login.hub_user if self._login is not None else ""
+        return self._login.user.hub_user if self._login is not None else ""
 
     @property
     def token(self) -> IssuedToken | None:
@@ -101,7 +101,7 @@ class Doorkeeper:
             raise WebSocketException(1008, "not authenticated in time") from None
         try:
             login = await self._verified(_decode(message).token)
-            await connection.identify(login.hub_user, token=login.identity.token)
+            await connection.identify(login.user.hub_user, token=login.identity.token)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise WebSocketException(1008, _EXPECTED) from None
         except LimitExceeded:
@@ -114,7 +114,7 @@ class Doorkeeper:
             login = await self._verified(token)
         except WebSocketException:
             login = None
-        if login is None or self._login is None or login.hub_user != connection.user:
+        if login is None or self._login is None or login.user.hub_user != connection.user:
             name = self._login.user.name if self._login is not None else ""
             raise BadRequest(f"this connection belongs to {name!r}; only a valid token of that user prolongs it")
         self._login = login
@@ -127,7 +127,7 @@ class Doorkeeper:
         Raises StoreUnavailable.
         """
         user = await self._accounts.find(name)
-        return None if user is None else (self._accounts.hub_user(user.id), user.name)
+        return None if user is None else (user.hub_user, user.name)
 
     async def _verified(self, token: str) -> Login:
         try:

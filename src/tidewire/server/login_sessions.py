@@ -14,19 +14,30 @@ from tidewire.server.accounts_database import Database
 from tidewire.support.counters import count_limit
 
 __all__ = (
+    "USER_COLUMNS",
     "EndedSession",
     "InvalidCredentials",
     "LoginSession",
     "LoginSessions",
     "User",
+    "apart_user",
     "end_sessions",
     "has_password",
+    "is_set_apart",
+    "user_of",
 )
 
 #: Seconds for which workers can learn of the end of a session.
 _RECORDED_SECONDS = 3_600.0
 #: Characters of the description of a device.
 _DEVICE = 120
+#: The end of the name by which the hub knows an account that is set apart; no application's user has it then.
+_APART = "~account"
+#: The columns of a user; one that an earlier version has added is as the server sets accounts.
+USER_COLUMNS = (
+    "accounts_users.id, accounts_users.name, accounts_users.created, "
+    "coalesce(accounts_users.apart, (SELECT apart FROM accounts_mode))"
+)
 
 
 class InvalidCredentials(TidewireError):
@@ -37,11 +48,20 @@ class InvalidCredentials(TidewireError):
 
 
 class User(msgspec.Struct, frozen=True):
-    """One user. `id` is never given to another one; `created` is in seconds since 1970."""
+    """One user. `id` is never given to another one; `created` is in seconds since 1970.
+
+    One that is set apart is no user of the application in the hub; `apart` is None until a server has said so.
+    """
 
     id: str
     name: str
     created: float
+    apart: bool | None = None
+
+    @property
+    def hub_user(self) -> str:
+        """The user of the hub that the account is."""
+        return apart_user(self.id) if self.apart else self.id
 
 
 class LoginSession(msgspec.Struct, frozen=True):
@@ -97,11 +117,11 @@ class LoginSessions:
     async def user(self, session: str) -> User | None:
         """Return the user of a session, or None when it has ended."""
         statement = (
-            "SELECT accounts_users.id, name, accounts_users.created FROM accounts_sessions "
+            f"SELECT {USER_COLUMNS} FROM accounts_sessions "
             "JOIN accounts_users ON accounts_users.id = accounts_sessions.user WHERE accounts_sessions.id = ?"
         )
         row = await self._database.read(lambda connection: connection.execute(statement, (session,)).fetchone())
-        return User(*row) if row else None
+        return user_of(row) if row else None
 
     async def of(self, user: str) -> list[LoginSession]:
         """Return the sessions of a user, the newest first."""
@@ -145,6 +165,22 @@ def end_sessions(connection: sqlite3.Connection, user: str, session: str = "", *
     insert = "INSERT INTO accounts_ended (user, session, ended) VALUES (?, ?, ?)"
     connection.executemany(insert, [(user, id_, now) for (id_,) in ended])
     return len(ended)
+
+
+def apart_user(id_: str) -> str:
+    """Return the user of the hub that an account is when it is set apart."""
+    return id_ + _APART
+
+
+def is_set_apart(user: str) -> bool:
+    """Return whether a user of the hub can only be an account that is set apart."""
+    return user.endswith(_APART)
+
+
+def user_of(row: tuple[str, str, float, int | None]) -> User:
+    """Return the user of a row of USER_COLUMNS."""
+    id_, name, created, apart = row
+    return User(id_, name, created, None if apart is None else bool(apart))
 
 
 def has_password(connection: sqlite3.Connection, user: str, password: str) -> bool:

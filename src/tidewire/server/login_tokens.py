@@ -54,17 +54,17 @@ class SessionToken(IssuedToken, frozen=True):
 
 
 class Login(msgspec.Struct, frozen=True):
-    """A verified token whose session goes on; `hub_user` is the user of the hub that the account is."""
+    """A verified token whose session goes on."""
 
     user: User
     claims: Claims
-    hub_user: str
 
     @property
     def identity(self) -> Identity:
         """The identity of a connection that is opened with the token: it ends with that, and with its session."""
         claims = self.claims
-        return Identity(self.hub_user, expires_at=claims.expires, token=SessionToken(claims.session, claims.issued))
+        token = SessionToken(claims.session, claims.issued)
+        return Identity(self.user.hub_user, expires_at=claims.expires, token=token)
 
 
 class Tokens:
@@ -132,7 +132,7 @@ async def identify(token: str, tokens: Tokens, accounts: Accounts) -> Login:
     user = await accounts.sessions.user(claims.session)
     if user is None or user.id != claims.user:
         raise InvalidToken
-    return Login(user, claims, accounts.hub_user(user.id))
+    return Login(user, claims)
 
 
 def load_key(path: Path) -> bytes:

@@ -19,8 +19,8 @@ from tidewire.errors import (
 from tidewire.protocols.centrifuge.codes import BAD_COMMAND, INVALID_TOKEN, NOT_PERMITTED
 from tidewire.rules.base import Action, Authority, Caller, ConnectAttempt, Grant, Identity
 from tidewire.rules.permissions import check_allowed
-from tidewire.server.accounts import is_set_apart
 from tidewire.server.client_settings import ClientTable, PersonalTable
+from tidewire.server.login_sessions import is_set_apart
 from tidewire.server.namespaces import Namespace, Namespaces, bare_name, is_private, limited_to
 from tidewire.support.log_limit import LogLimit
 from tidewire.tokens.client_tokens import BadToken, ClientTokens, ConnectionClaims, raw_bytes
@@ -95,7 +95,7 @@ class NamespaceAuthority(Authority):
             claims = await self._connections.connection(token)
             if not claims.sub and self._client.disallow_anonymous_connection_tokens:
                 raise Rejected(NOT_PERMITTED)
-            if self._accounts is None and is_set_apart(claims.sub):
+            if is_set_apart(claims.sub):
                 raise BadToken("its user is an account of the server's own")
             return Identity(
                 user=claims.sub,

@@ -10,6 +10,7 @@ from collections import deque
 from tidewire.errors import StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.server.accounts import Accounts
+from tidewire.server.login_sessions import apart_user
 from tidewire.server.login_tokens import SessionToken
 from tidewire.sessions.revocations import Revocation
 from tidewire.support.log_limit import LogLimit
@@ -69,9 +70,8 @@ class SessionWatch:
     async def _look(self, last: int) -> int:
         now = time.monotonic()
         for ended in await self._accounts.sessions.ended_after(last):
-            self._recent.append(
-                (now + _OPENING_SECONDS, Revocation(self._accounts.hub_user(ended.user), ended.session))
-            )
+            for user in (ended.user, apart_user(ended.user)):  # one that was removed does not say which it was
+                self._recent.append((now + _OPENING_SECONDS, Revocation(user, ended.session)))
             last = ended.seq
         while self._recent and self._recent[0][0] < now:
             self._recent.popleft()

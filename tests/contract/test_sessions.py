@@ -87,6 +87,24 @@ def test_accounts_that_were_removed_end_their_sessions(start_server: StartServer
         assert database.execute("SELECT name FROM accounts_users").fetchall() == [(name,)]
 
 
+def test_the_end_of_all_sessions_as_a_worker_of_an_earlier_version_says_it(one_server: Server) -> None:
+    """In a rolling update; it says "all" in one row, and removes them."""
+    (gone, hers), (_, his) = one_server.sign_up(password=GOOD), one_server.sign_up(password=GOOD)
+
+    async def scenario() -> None:
+        async with Chat(one_server, hers) as chat, Chat(one_server, his) as other:
+            for one in (chat, other):
+                await one.joined()
+            with closing(sqlite3.connect(accounts(one_server), timeout=20)) as database, database:
+                database.execute("DELETE FROM accounts_sessions WHERE user = ?", (gone,))
+                insert = "INSERT INTO accounts_ended (user, session, ended) VALUES (?, '', ?)"
+                database.execute(insert, (gone, time.time()))
+            assert (await chat.closed(10))[0] == 1008
+            await other.settle()
+
+    asyncio.run(scenario())
+
+
 def test_another_password_ends_the_other_sessions(one_server: Server) -> None:
     name, first = one_server.sign_up(password=GOOD)
     second = log_in(one_server, name)

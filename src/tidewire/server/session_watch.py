@@ -70,6 +70,10 @@ class SessionWatch:
     async def _look(self, last: int) -> int:
         now = time.monotonic()
         for ended in await self._accounts.sessions.ended_after(last):
+            if not ended.session:  # all of a user, as a worker of an earlier version says
+                self._compared_until = now + _OPENING_SECONDS
+                last = ended.seq
+                continue
             for user in (ended.user, apart_user(ended.user)):  # one that was removed does not say which it was
                 self._recent.append((now + _OPENING_SECONDS, Revocation(user, ended.session)))
             last = ended.seq

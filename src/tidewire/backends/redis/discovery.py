@@ -19,7 +19,8 @@ __all__ = ("ClusterHosts", "SlotRange", "dial_any", "dial_host", "dial_owner")
 
 #: First and last slot, and the server that owns them.
 SlotRange = tuple[int, int, Host]
-#: Seconds after which the next server is asked; the last one has the time of its caller.
+#: Seconds after which the next server is asked. As long as none has answered, the last one has the time of its caller;
+#: then all that are left have so long together.
 _ANSWER = 1.0
 
 
@@ -37,22 +38,29 @@ async def _ask_one(address: Address, command: Command, host: Host) -> Reply:
 
 async def _ask(address: Address, command: Command, is_enough: Callable[[Reply], bool], hosts: Sequence[Host]) -> None:
     """Ask servers, in any order, until an answer is enough; raises StoreUnavailable if there is no answer at all."""
-    reason, has_answered = "it does not answer", False
+    reason, end = "it does not answer", 0.0
+    clock = asyncio.get_running_loop().time
     candidates = list(dict.fromkeys((*hosts, *address.hosts)))
     random.shuffle(candidates)
     for host in candidates:
+        until = end or (None if host == candidates[-1] else clock() + _ANSWER)
         try:
-            async with asyncio.timeout(None if host == candidates[-1] else _ANSWER):
+            async with asyncio.timeout_at(until):
                 reply = await _ask_one(address, command, host)
         except TimeoutError:
             continue
         except StoreUnavailable as error:
             reason = str(error)
             continue
+        except ConfigurationError as error:
+            if host in address.hosts:
+                raise
+            reason = str(error)  # somebody else has the address of a server that was there before
+            continue
         if is_enough(reply):
             return
-        has_answered = True
-    if not has_answered:
+        end = end or clock() + _ANSWER
+    if not end:
         raise StoreUnavailable(f"{address.shown} cannot be reached: {reason}")
 
 

@@ -38,6 +38,7 @@ from tidewire.support.log_ids import LogIds
 from tidewire.testing import wait_until
 
 SECRET = "the-secret-of-ann"
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmVk"
 
 
 class Traced:
@@ -407,6 +408,8 @@ def test_the_server_exports_by_the_standard_variables_and_its_log_carries_the_id
         ) as server:
             body = {"channel": "playground:1", "data": {"text": "hello"}}
             server.post(f"/api/publish?api_key={SECRET}", json=body).raise_for_status()
+            server.get(f"/healthz?t%6Fken={SECRET}")
+            server.get(f"/{JWT}/healthz?next={JWT}")
             with connect(f"{server.websocket_url}/connection/websocket", proxy=None) as client:
                 client.send(json.dumps({"id": 1, "connect": {"data": {"tidewire": "playground", "name": "x"}}}))
                 client.recv(timeout=10)
@@ -415,11 +418,13 @@ def test_the_server_exports_by_the_standard_variables_and_its_log_carries_the_id
             wanted = {"publish playground:*", "command subscribe", "handshake"}
             wait_for(lambda: wanted <= set(collector.spans()), what=f"{wanted} among {set(collector.spans())}")
             wait_for(lambda: "POST /api/publish" in collector.spans("fastapi"), what="the span of the request")
+            wait_for(lambda: str(list(collector.requests)).count("healthz") >= 2, what="the spans of all requests")
             command = collector.spans()["command subscribe"]
             lines = [json.loads(line) for line in server.err.splitlines()]
             (refused,) = [line for line in lines if "permission_denied" in line["message"]]
             assert (refused["trace_id"], refused["span_id"]) == (command.trace_id.hex(), command.span_id.hex())
         assert SECRET not in str(list(collector.requests))
+        assert JWT not in str(list(collector.requests))
 
 
 def test_handshakes_are_timed_for_metrics() -> None:

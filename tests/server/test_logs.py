@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from tests.server.live_server import LiveServer, tidewire
 
-from tidewire.server.logs import Clean, harmless
+from tidewire.server.logs import Clean, harmless, without_secrets
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmVk"
 
 
 def cleaned(message: str, *args: object) -> str:
@@ -24,6 +26,8 @@ def cleaned(message: str, *args: object) -> str:
     [
         ("GET /ws?token=abc.def&x=1", "GET /ws?token=***&x=1"),
         ("GET /ws?x=1&access_token=abc", "GET /ws?x=1&access_token=***"),
+        ("GET /x?ticket=abc&x=1", "GET /x?ticket=***&x=1"),
+        (f"GET /{JWT}/x", "GET /***/x"),
         ("100 % sure", "100 % sure"),
         ("room a\nINFO forged", "room a\\nINFO forged"),
         ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
@@ -32,6 +36,22 @@ def cleaned(message: str, *args: object) -> str:
 )
 def test_messages_are_cleaned(given: str, logged: str) -> None:
     assert cleaned(given) == logged
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("token=abc&x=1&TICKET=abc", "token=***&x=1&TICKET=***"),
+        ("t%6Fken=abc&x=1", "t%6Fken=***&x=1"),
+        (f'cf_connect={{"token":"{JWT}"}}&x=1', "cf_connect=***&x=1"),
+        (f"next=%2Fx%3Ftoken%3D{JWT}", "next=%2Fx%3Ftoken%3D***"),
+        (f"a;token={JWT}", "a;token=***"),
+        ("next=/x?token=abc", "next=/x?token=***"),
+        ("room=lobby&", "room=lobby&"),
+    ],
+)
+def test_a_query_has_no_secret_however_it_is_written(given: str, shown: str) -> None:
+    assert without_secrets(given) == shown
 
 
 def test_arguments_are_part_of_what_is_cleaned() -> None:

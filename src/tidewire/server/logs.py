@@ -8,13 +8,18 @@ import logging.config
 import re
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from tidewire.support.log_ids import LogIds, log_ids_of
 from tidewire.support.log_limit import LogLimit
 
 __all__ = ("Clean", "configure", "harmless", "redacted", "without_secrets")
 
-_TOKEN = re.compile(r"([?&](?:(?:access_)?token|api_key|cf_connect)=)[^&\s\"']+")
+_TOKEN = re.compile(r"([?&](?:(?:access_)?token|ticket|api_key|cf_connect)=)[^&\s\"']+")
+#: A JWT, wherever it stands: in a value of another name, or within JSON that a client did not encode.
+_JWT = re.compile(r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*")
+#: The names in a query whose values may be a secret.
+_SECRET = re.compile(r"pass|token|ticket|secret|key|cred|jwt|cf_connect", re.IGNORECASE)
 #: The beginning of a traceback: servers put that of a failed start into the message itself, which keeps its lines.
 _TRACEBACK = "Traceback (most recent call last):\n"
 #: The lines of uvicorn that each request of a stranger may cause.
@@ -40,7 +45,18 @@ def redacted(url: str) -> str:
 
 def without_secrets(query: str) -> str:
     """Return the query of a request with every value replaced that may be a secret."""
-    return redacted(_TOKEN.sub(r"\1***", f"?{query}"))[1:]
+    return "&".join(map(_without_secret, query.split("&")))
+
+
+def _without_secret(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    # a name may be written in percent-encoding
+    return f"{name}=***" if equals and _SECRET.search(unquote(name)) else _hidden(f"?{pair}")[1:]
+
+
+def _hidden(text: str) -> str:
+    """Return a text for a log without the tokens in it."""
+    return _JWT.sub("***", _TOKEN.sub(r"\1***", text))
 
 
 class Clean(logging.Filter):
@@ -48,7 +64,7 @@ class Clean(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the message; keep every record."""
-        text = _TOKEN.sub(r"\1***", record.getMessage()).rstrip("\n")
+        text = _hidden(record.getMessage()).rstrip("\n")
         record.msg, record.args = _indented(text) if _TRACEBACK in text else harmless(text), None
         return True
 
@@ -65,7 +81,7 @@ class _Formatter(logging.Formatter):
         return super().formatMessage(record) + "".join(f" {name}={id}" for name, id in log_ids_of(record).items())
 
     def formatException(self, ei: Any) -> str:
-        return "  " + _indented(_TOKEN.sub(r"\1***", super().formatException(ei)))
+        return "  " + _indented(_hidden(super().formatException(ei)))
 
 
 class _Json(_Formatter):

@@ -18,9 +18,10 @@ def hide_secrets() -> None:
 
     class WithoutSecrets(SpanProcessor):
         def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-            query = (span.attributes or {}).get("url.query")
-            if isinstance(query, str):
-                span.set_attribute("url.query", without_secrets(query))
+            for name in ("url.query", "url.path"):
+                text = (span.attributes or {}).get(name)
+                if isinstance(text, str):
+                    span.set_attribute(name, without_secrets(text))
 
     provider = get_tracer_provider()
     if isinstance(provider, TracerProvider):

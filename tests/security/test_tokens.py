@@ -160,12 +160,10 @@ NO_SETS = [
         b"{}",
         b'{"keys":null}',
         b'{"keys":{"a":1}}',
-        b'{"keys":[]}',
+        b'{"keys":[1,"x",{},{"kty":5},{"kid":"now"}]}',
         b'\xff\xfe{"keys":[]}',
         b"[" * 100_000,
         b'{"keys":[%s]}' % (b"9" * 10_000),
-        json.dumps({"keys": JUNK}).encode(),
-        json.dumps({"keys": [PRIVATE]}).encode(),
     )
 ] + [
     pytest.param(answer, id=f"answer {answer[:20]!r}")
@@ -221,6 +219,36 @@ def test_what_is_no_key_set_lets_clients_try_again_and_keeps_the_keys(
         with pytest.raises(TemporaryFailure):
             await tokens.connection(jwt.encode({"sub": "ann"}, KEY, "RS256", headers={"kid": "made up"}))
         assert (await tokens.connection(of_key())).sub == "ann"
+
+    with answering(answers) as url:
+        asyncio.run(run(url))
+
+
+@pytest.mark.parametrize(
+    "keys", [[], JUNK, [PRIVATE], [PUBLIC | {"use": "enc"}]], ids=["none", "junk", "private", "enc"]
+)
+def test_a_set_without_a_usable_key_withdraws_the_earlier_ones_and_refuses_nobody_for_good(
+    keys: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_keys, "_AGAIN_SECONDS", 0.0)
+    full = BODY + json.dumps({"keys": [PUBLIC]}).encode()
+    answers = [full]
+    now = [0.0]
+
+    async def run(url: str) -> None:
+        published = KeySet(url, clock=lambda: now[0])
+        assert await published.find("now") is not None
+        now[0] += 7_200
+        answers[0] = BODY + json.dumps({"keys": keys}).encode()
+        for seconds in (1, 7_200):
+            with pytest.raises(KeysAway):
+                await published.find("now")
+            now[0] += seconds
+        answers[0] = BODY + b"<html>"  # a failure afterwards does not bring them back
+        with pytest.raises(KeysAway):
+            await published.find("now")
+        answers[0] = full
+        assert await published.find("now") is not None
 
     with answering(answers) as url:
         asyncio.run(run(url))

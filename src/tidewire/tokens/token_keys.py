@@ -101,7 +101,8 @@ class KeySet:
         """Return the key with this id, or None when the set has no such key.
 
         Raises KeysAway when that is unknown now: there is no set, it cannot be fetched again, or was fetched too
-        recently for that, and may have got this key since.
+        recently for that, and may have got this key since. A set without any usable key is a mistake that is mended
+        soon: it withdraws the earlier keys, and refuses nobody for good.
         """
         asked = self._clock()
         if not self._is_fresh(kid):
@@ -109,7 +110,7 @@ class KeySet:
                 if not self._is_fresh(kid):
                     await self._refresh()
         found = self._keys.get(kid)
-        if found is None and kid and (self._has_failed or self._tried < asked):
+        if found is None and kid and (self._has_failed or self._tried < asked or not self._keys):
             raise KeysAway
         return found
 
@@ -146,13 +147,17 @@ class KeySet:
 
 
 def _usable(body: bytes) -> dict[str, jwt.PyJWK]:
-    """Return the keys of a set that can verify tokens. Raises ValueError, MsgspecError, RecursionError."""
-    found = _readable(msgspec.json.decode(body, type=_Published).keys)
+    """Return the keys of a set that can verify tokens; none, when the issuer has withdrawn all.
+
+    Raises ValueError, MsgspecError or RecursionError for what is no set: each key must be an object with a kind, but
+    one such key is enough.
+    """
+    published = msgspec.json.decode(body, type=_Published).keys
+    if published and not any(isinstance(one, dict) and isinstance(one.get("kty"), str) for one in published):
+        raise ValueError("nothing in the key set is a key")
+    found = _readable(published)
     usable = (key for key in found if key.key_id and key.public_key_use in (None, "sig") and algorithms(key))
-    keys = {str(key.key_id): key for key in islice(usable, _KEYS)}
-    if not keys:
-        raise ValueError("the key set has no key that can verify tokens")
-    return keys
+    return {str(key.key_id): key for key in islice(usable, _KEYS)}
 
 
 def _readable(published: Iterable[Any]) -> Iterable[jwt.PyJWK]:

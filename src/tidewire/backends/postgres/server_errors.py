@@ -17,7 +17,6 @@ FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inte
 #: The connection is gone, or another server must be looked for.
 _GONE = (
     OSError,
-    ConfigurationError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
@@ -28,6 +27,7 @@ _GONE = (
 )
 #: The connection works, but the database behind it is not, or no longer, our store.
 _CHANGED = (
+    ConfigurationError,  # found out about a session before it is used
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession as AsyncModelSession
 from helpers.hubs import run
 from helpers.stores import postgres_database
 from tidewire import ChannelOptions, ConfigurationError, Hub, Limits
+from tidewire.backends.sqlite.database import SQL
 from tidewire.testing import wait_until
 
 STORES = ["sqlite", "postgresql"]
@@ -237,6 +239,58 @@ def test_rows_and_lists_of_an_earlier_version_are_moved(tmp_path: Path) -> None:
             assert await texts(hub, 2) == ["now", "then"]
             await hub.publish("orders", "again", connection=database)
             assert await texts(hub, 3) == ["now", "then", "again"]
+        database.close()
+
+    run(main())
+
+
+def test_a_store_that_is_moved_without_its_list_publishes_what_was_committed_behind_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = sqlite3.connect(tmp_path / "app.db")
+        async with Hub(f"sqlite:///{tmp_path / 'hub.db'}") as hub:
+            await hub.publish("orders", "before", connection=database)
+            database.commit()
+            assert await texts(hub, 1) == ["before"]
+            await hub.publish("orders", "late", connection=database)
+        database.commit()  # the hub is gone
+        for end in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                (tmp_path / f"hub.db{end}").rename(tmp_path / f"moved.db{end}")
+        async with Hub(f"sqlite:///{tmp_path / 'moved.db'}") as hub, Hub(f"sqlite:///{tmp_path / 'other.db'}") as other:
+            await other.publish("orders", "of another", connection=database)
+            await hub.publish("orders", "after", connection=database)
+            database.commit()
+            assert await texts(hub, 3) == ["before", "late", "after"]
+            assert await texts(other, 1) == ["of another"]
+        database.close()
+
+    run(main())
+
+
+def test_rows_of_a_hub_that_is_gone_are_not_read_again_and_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = sqlite3.connect(tmp_path / "app.db", isolation_level=None)
+        async with Hub(f"sqlite:///{tmp_path / 'hub.db'}") as hub:
+            await hub.publish("orders", "a", connection=database)
+            await texts(hub, 1)
+        columns = "token, channel, format, data, key, key_age, meta"
+        rows = [(f"gone:{n}", "orders", 2, b'"gone"', "", 300.0, b"") for n in range(20_000)]
+        database.executemany(f"INSERT INTO tidewire_outbox ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        names = json.dumps(["0" * 12, "f" * 12])
+        database.set_progress_handler(count, 1)
+        for is_first in (True, False):
+            steps = 0
+            found = database.execute(SQL["transaction_rows"], {"names": names, "is_first": is_first, "count": 500})
+            assert not found.fetchall()
+            assert (steps > 20_000) is is_first
+        assert steps < 1_000
+        database.set_progress_handler(None, 1)
         database.close()
 
     run(main())

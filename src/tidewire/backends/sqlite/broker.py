@@ -105,7 +105,9 @@ class SqliteBroker(Broker):
         self._is_open = True
         self._admission = Admission.of(self._loop)
         self._let_others_first = self._admission.let_first(lambda: self._publishing.is_waiting)
-        self._mover = TransactionMover(self._path, self._submit, partial(self._submit, removes=True))
+        self._mover = TransactionMover(
+            self._path, lambda: self._writer.seed, self._submit, partial(self._submit, removes=True)
+        )
         self._mover.start()
 
     def _call(self, function: object, *arguments: object) -> None:

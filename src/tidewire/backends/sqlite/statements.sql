@@ -105,7 +105,7 @@ DELETE FROM tidewire_keys WHERE channel = (SELECT id FROM tidewire_channels WHER
 -- name: transaction_create
 CREATE TABLE IF NOT EXISTS tidewire_outbox (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
-    token     TEXT    NOT NULL,
+    token     TEXT    NOT NULL UNIQUE,
     channel   TEXT    NOT NULL,
     format    INTEGER NOT NULL,
     data      BLOB    NOT NULL,
@@ -120,7 +120,11 @@ INSERT INTO tidewire_outbox (token, channel, format, data, key, key_age, meta, k
 VALUES (:token, :channel, :format, :data, :key, :key_age, :meta, :keep_size, :keep_age)
 -- name: transaction_rows
 SELECT id, token, channel, format, data, key, key_age, meta, keep_size, keep_age FROM tidewire_outbox
-WHERE token LIKE ? || ':%' OR token NOT LIKE '%:%'  -- without a name: of an earlier version
-ORDER BY id LIMIT ?
+WHERE id IN (  -- by the index of the tokens: rows of a hub that is gone cost nothing
+    SELECT o.id FROM json_each(:names) AS n CROSS JOIN tidewire_outbox AS o
+    WHERE o.token >= n.value || ':' AND o.token < n.value || ';'
+    UNION ALL SELECT id FROM tidewire_outbox WHERE :is_first AND token NOT LIKE '%:%'  -- of an earlier version
+    ORDER BY 1 LIMIT :count
+) ORDER BY id
 -- name: transaction_remove
 DELETE FROM tidewire_outbox WHERE id = ?

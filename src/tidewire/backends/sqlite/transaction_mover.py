@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 import re
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.backends.sqlite.database import SQL
+from tidewire.backends.sqlite.database import SQL, derived_epoch
 from tidewire.backends.sqlite.folder import make_file
 from tidewire.errors import PublishError
 from tidewire.messages import Format, Position, PublishRequest
@@ -43,7 +42,7 @@ _REMEMBERED = 30 * 86_400.0
 #: Seconds that a delete waits for a transaction of the application.
 _BUSY_SECONDS = 1.0
 
-#: The line of the list that names the store.
+#: A line of the list that names the store: it has an earlier name, too, where its seed has changed.
 _STORE = re.compile(rb'^\{"store":"(\w+)"\}$', re.MULTILINE)
 #: Publishes, or forgets a key.
 Submit = Callable[[PublishRequest], asyncio.Future[Position]]
@@ -61,13 +60,16 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
 class TransactionMover:
     """Looks into the files of applications; one task. The files are remembered beside the store, for after a crash."""
 
-    def __init__(self, path: Path, publish: Submit, forget: Submit) -> None:
+    def __init__(self, path: Path, seed: Callable[[], str], publish: Submit, forget: Submit) -> None:
         self._list = path.with_name(f"{path.name}-outboxes")
         self._like = path
         self._publish = publish
         self._forget = forget
-        #: The store's name in the tables of applications, where another hub may have its rows.
-        self._store = ""
+        self._seed = seed
+        #: The store's names in the tables of applications, where another hub may have its rows.
+        self._names: set[str] = set()
+        #: Files in which rows of an earlier version, which have no name, were looked for.
+        self._searched: set[Path] = set()
         self._known: dict[Path, tuple[int, int] | None] = {}
         self._read: tuple[int, int] | None = None
         self._expected = 0.0
@@ -93,37 +95,35 @@ class TransactionMover:
 
         Returns the name of the store. Raises OSError.
         """
-        if file not in self._known or not self._store:
-            await asyncio.to_thread(self._remember, file)
+        # from what is in the store itself: a store that is moved without its list keeps its name
+        name = derived_epoch(self._seed(), "transactions")
+        if file not in self._known or name not in self._names:
+            await asyncio.to_thread(self._remember, file, name)
             self._learn()
             self._known.setdefault(file, None)
         self._expected = asyncio.get_running_loop().time() + _EXPECTED
         self._wake.set()
-        return self._store
+        return name
 
-    def _remember(self, file: Path) -> None:
+    def _remember(self, file: Path, name: str) -> None:
         make_file(self._list, like=self._like)
-        line = msgspec.json.encode(str(file)) + b"\n"
+        lines = [msgspec.json.encode(value) + b"\n" for value in ({"store": name}, str(file))]
         descriptor = os.open(self._list, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         try:
             found = os.pread(descriptor, 1 << 20, 0)
-            if not _STORE.search(found):  # of two processes that write a name, the first one's holds for both
-                os.write(descriptor, msgspec.json.encode({"store": secrets.token_hex(8)}) + b"\n")
-            if line not in found:
-                os.write(descriptor, line)
+            os.write(descriptor, b"".join(line for line in lines if line not in found))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
     def _learn(self) -> None:
-        """Read which files there are, if another process has found one, and the name of the store."""
+        """Read which files there are, if another process has found one, and the names of the store."""
         with contextlib.suppress(OSError):
             stat = self._list.stat()
             if self._read != (stat.st_mtime_ns, stat.st_size):
                 self._read = (stat.st_mtime_ns, stat.st_size)
                 found = self._list.read_bytes()
-                name = _STORE.search(found)
-                self._store = name[1].decode() if name else ""
+                self._names.update(map(bytes.decode, _STORE.findall(found)))
                 for line in found.splitlines():
                     with contextlib.suppress(msgspec.MsgspecError):
                         self._known.setdefault(Path(msgspec.json.decode(line, type=str)), None)
@@ -161,7 +161,9 @@ class TransactionMover:
         with self._locked(file) as is_mine:
             if not is_mine:
                 return 0
-            rows = await asyncio.to_thread(_rows, file, self._store)
+            rows = await asyncio.to_thread(_rows, file, self._names, is_first=file not in self._searched)
+            if len(rows) < _BATCH:
+                self._searched.add(file)
             if not rows:
                 return 0
             answers = [self._publish(row.request) for row in rows]
@@ -196,13 +198,14 @@ class TransactionMover:
             os.close(descriptor)
 
 
-def _rows(file: Path, store: str) -> list[_Row]:
+def _rows(file: Path, names: set[str], *, is_first: bool) -> list[_Row]:
     """Return the oldest rows of a store in a transaction table; a file that is gone, or has no table, has no rows."""
+    values = {"names": msgspec.json.encode(sorted(names)).decode(), "is_first": is_first, "count": _BATCH}
     if identity(file) is None:
         return []
     with contextlib.closing(_connect(file)) as connection:
         try:
-            found = connection.execute(SQL["transaction_rows"], (store, _BATCH)).fetchall()
+            found = connection.execute(SQL["transaction_rows"], values).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return []

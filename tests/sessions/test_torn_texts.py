@@ -10,7 +10,7 @@ import pytest
 
 from engine.support import run
 from sessions.test_text_streams import Reader
-from tidewire import Hub, NotPublished, Position, PublishError
+from tidewire import BadRequest, Hub, NotPublished, Position, PublishError, PublishUnconfirmed
 from tidewire.protocols.text_chunks import chunk_of
 from tidewire.testing import wait_until
 
@@ -118,5 +118,41 @@ def test_a_producer_that_is_cancelled_at_its_end_has_ended(monkeypatch: pytest.M
                     await asyncio.sleep(0.01)
             async with hub.stream("chat:1") as another:  # and its place is free
                 await another.write("another")
+
+    run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("how", ["cancelled", "refused", "broken"])
+def test_an_end_that_fails_cancels_nobody_and_hides_no_error(
+    monkeypatch: pytest.MonkeyPatch, how: str, *, fails: bool
+) -> None:
+    errors = {"cancelled": PublishUnconfirmed, "refused": BadRequest, "broken": ZeroDivisionError}
+
+    async def main() -> None:
+        async with Hub() as hub:
+            begun = asyncio.Event()
+
+            async def publish(*arguments: Any, **options: Any) -> Position:
+                begun.set()
+                if how == "refused":
+                    raise BadRequest("no publication of this store is as large")
+                if how == "broken":
+                    raise ZeroDivisionError
+                return await asyncio.Event().wait()  # type: ignore[return-value]
+
+            async def produce() -> None:
+                async with hub.stream("chat:1"):
+                    monkeypatch.setattr(hub.node, "publish", publish)
+                    if fails:
+                        raise LookupError("of the application")
+
+            producing = asyncio.create_task(produce())
+            await begun.wait()
+            if how == "cancelled":  # as a node that closes does when it has waited long enough
+                for task in tuple(hub.node.tasks._tasks):
+                    task.cancel()
+            with pytest.raises(LookupError if fails else errors[how]):
+                await producing
 
     run(main())

@@ -20,6 +20,7 @@ from tidewire.errors import (
     LimitExceeded,
     NotPublished,
     PublishError,
+    PublishUnconfirmed,
     Stopped,
     StoreUnavailable,
     TidewireError,
@@ -146,9 +147,16 @@ class TextStream(OnlyAsync):
     ) -> bool:
         end = DONE if exc is None else STOPPED if isinstance(exc, Stopped) else ABORTED
         ending = self._node.tasks.spawn(self._try_finish(end))  # a task of its own: this one may be cancelled
-        if ending is not None:
-            await asyncio.wait([ending])
-        error = await self._try_finish(end) if ending is None else ending.result()
+        if ending is None:
+            ending = asyncio.create_task(self._try_finish(end))
+        await asyncio.wait([ending])
+        error: BaseException | None
+        if ending.cancelled():  # by the node, which has waited long enough: nobody has cancelled this task
+            error = PublishUnconfirmed(
+                f"the application ended before the end of the stream in {self._channel!r} was kept"
+            )
+        else:
+            error = ending.exception() or ending.result()
         if exc is None and error is not None:
             raise error
         return isinstance(exc, Stopped)
@@ -157,10 +165,10 @@ class TextStream(OnlyAsync):
         """End the stream at once; `write` raises Stopped from now on."""
         await self._finish(ABORTED)
 
-    async def _try_finish(self, end: str) -> PublishError | None:
+    async def _try_finish(self, end: str) -> TidewireError | None:
         try:
             await self._finish(end)
-        except PublishError as error:
+        except TidewireError as error:
             return error
         return None
 

@@ -40,6 +40,8 @@ class Relay:
         self._has_outgoing = asyncio.Event()
         #: The number of publications put, and of those sent or dropped; each waiter has the number that it waits for.
         self._accepted = self._settled = 0
+        #: Those of the statement that runs, and those dropped meanwhile, which were put later: they settle with them.
+        self._sending = self._dropped = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         #: By node: the number of a message in parts, and its parts so far.
         self._parts: dict[str, tuple[str, list[str]]] = {}
@@ -52,11 +54,14 @@ class Relay:
         if over > 0:
             count_limit("relay")
             del self._outgoing[:over]
-            self._settle(over)
+            self._dropped += over
+            if not self._sending:
+                self._settle()
         self._has_outgoing.set()
 
-    def _settle(self, count: int) -> None:
-        self._settled += count
+    def _settle(self) -> None:
+        self._settled += self._sending + self._dropped
+        self._sending = self._dropped = 0
         while self._waiting and self._waiting[0][0] <= self._settled:
             _, waiter = self._waiting.pop(0)
             if not waiter.done():
@@ -76,21 +81,25 @@ class Relay:
             taken, self._outgoing = self._outgoing[:_TAKEN], self._outgoing[_TAKEN:]
             if not self._outgoing:
                 self._has_outgoing.clear()
-            payloads: list[str] = []
-            for packed in pack_ephemeral(self._node, taken, _PACKED):
-                text = b64encode(packed).decode()
-                self._number += 1
-                parts = [text[start : start + _PART] for start in range(0, len(text), _PART)]
-                payloads += [
-                    f"{self._node} {self._number:x} {len(parts) - place} {part}" for place, part in enumerate(parts, 1)
-                ]
+            self._sending = len(taken)
             try:
-                await self._pool.fetch(SQL["relay"], RELAYED, payloads)
+                await self._pool.fetch(SQL["relay"], RELAYED, self._payloads(taken))
             except StoreUnavailable as error:
                 count_limit("relay")
                 logger.info("publications that nobody keeps were not passed on: %s", error)
             finally:
-                self._settle(len(taken))
+                self._settle()
+
+    def _payloads(self, publications: Sequence[EphemeralPublication]) -> list[str]:
+        payloads: list[str] = []
+        for packed in pack_ephemeral(self._node, publications, _PACKED):
+            text = b64encode(packed).decode()
+            self._number += 1
+            parts = [text[start : start + _PART] for start in range(0, len(text), _PART)]
+            payloads += [
+                f"{self._node} {self._number:x} {len(parts) - place} {part}" for place, part in enumerate(parts, 1)
+            ]
+        return payloads
 
     def notified(self, connection: object, pid: int, channel: str, payload: str) -> None:
         """Take one notification."""

@@ -101,3 +101,15 @@ def test_what_it_remembers_of_another_database_or_of_none_changes_nothing(path: 
     assert asyncio.run(_publish(path, 0)) == before
     os.unlink(node_folder(path) / "rollback-guard")
     assert asyncio.run(_publish(path, 0)) == before
+
+
+def test_an_earlier_version_beside_this_one_reads_the_guard_too(path: Path, copy: Path) -> None:
+    """It expects one seed and its id alone in the first 128 bytes."""
+    asyncio.run(_publish(path, 5))
+    first = (node_folder(path) / "rollback-guard").read_text().split()
+    _put_back(copy, path)
+    asyncio.run(_publish(path, 0))  # a new epoch: the seed before is remembered
+    seed, last = (node_folder(path) / "rollback-guard").read_bytes()[:128].decode().split()
+    assert seed != first[0]
+    assert int(last) > int(first[1])
+    assert (node_folder(path) / "rollback-guard").read_text().split()[2:] == first[:1]

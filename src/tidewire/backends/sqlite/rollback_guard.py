@@ -15,6 +15,8 @@ __all__ = ("RollbackGuard",)
 
 #: The seeds that are remembered beside the last one, and the bytes of all of them at most.
 _EARLIER, _BYTES = 60, 4_096
+#: The bytes of the file in which earlier versions expect one seed and its id.
+_FIRST = 128
 
 
 class RollbackGuard:
@@ -50,7 +52,7 @@ class RollbackGuard:
                 known, _, earlier = self._read()
                 if known != seed:
                     earlier = [known, *earlier][:_EARLIER] if known else earlier
-                    os.pwrite(self._file, f"{'':54}\n{' '.join(earlier)}\n".encode(), 0)
+                    os.pwrite(self._file, f"{'':{_FIRST - 1}}\n{' '.join(earlier)}\n".encode(), 0)
                 self._seed = seed
             os.pwrite(self._file, f"{seed} {last_id:020}\n".encode(), 0)
 

@@ -58,6 +58,9 @@ def application(hub: Hub, lifespan: Any) -> FastAPI:
     @app.get("/raised/{error}")
     def raised(found: Annotated[None, Depends(found)]) -> None: ...
 
+    @app.websocket("/found/{error}")
+    async def found_socket(websocket: WebSocket, found: Annotated[None, Depends(found)]) -> None: ...
+
     @app.websocket("/socket")
     async def socket(websocket: WebSocket, accept: bool) -> None:
         if accept:
@@ -86,8 +89,13 @@ def test_a_made_up_name_is_one_sentence(caplog: pytest.LogCaptureFixture) -> Non
             async with running.open("/socket?accept=1") as socket:
                 with pytest.raises(ConnectionClosed, match=r"1008.*printed"):
                     await socket.recv()
-            with pytest.raises(InvalidStatus, match="403"):
+            with pytest.raises(InvalidStatus, match="400"):
                 await running.open("/socket?accept=0")
+            for name, (_, status) in RAISED.items():  # 503 is what clients try again after; 403 is final
+                with pytest.raises(InvalidStatus) as refused:
+                    await running.open(f"/found/{name}")
+                assert refused.value.response.status_code == status, name
+                assert ("retry-after" in refused.value.response.headers) is (status in (429, 503)), name
 
     run(main())
     assert "'/publish' is answered with 400" in caplog.text

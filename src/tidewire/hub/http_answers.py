@@ -11,7 +11,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.routing import Router
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketState
 
 from tidewire import errors as e
 from tidewire.protocols.close_codes import POLICY, STORE_AWAY, close_reason
@@ -88,11 +88,17 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
     more = _log_limit.due(f"{status} {error}"[:100])
     if more is not None:
         logger.warning("%r is answered with %d: %s%s", connection.scope["path"], status, error, more)
-    if isinstance(connection, WebSocket):  # outside of a block with its connection, which ends it itself
-        await connection.close((STORE_AWAY if status == 503 else POLICY).code, close_reason(sentence(error)))
-        return None
     detail = error.detail if isinstance(error, e.InvalidMessage) and error.problems else sentence(error)
-    return JSONResponse({"detail": detail}, status, _retry_after(error, status))
+    answer = JSONResponse({"detail": detail}, status, _retry_after(error, status))
+    if not isinstance(connection, WebSocket):
+        return answer
+    # outside of a block with its connection, which ends it itself
+    is_open = connection.application_state is not WebSocketState.CONNECTING
+    if not is_open and "websocket.http.response" in connection.scope.get("extensions", {}):
+        await connection.send_denial_response(answer)
+    else:  # before it is accepted, the server makes it a plain 403
+        await connection.close((STORE_AWAY if status == 503 else POLICY).code, close_reason(sentence(error)))
+    return None
 
 
 def _status(error: Exception) -> int:

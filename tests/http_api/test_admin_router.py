@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from starlette.requests import HTTPConnection
 
 from helpers.hubs import run, serving
 from tidewire import Hub
+from tidewire.http_api.admin_router import _lines
 
 
 def may(connection: HTTPConnection) -> str | None:
@@ -114,5 +117,17 @@ def test_every_action_of_the_page_is_a_call() -> None:
             assert (await call("why", user="ann", channel="news", action="publish"))["result"]["rule"] == "*"
             assert (await call("refusals"))["result"] == {"refusals": []}
             assert (await call("status"))["result"]["nodes"][0]["publications"] == 1
+
+    run(main())
+
+
+def test_a_name_on_the_page_ends_no_line_of_its_figures() -> None:
+    async def main() -> None:
+        async def rest() -> AsyncGenerator[bytes, None]:
+            yield json.dumps(name, ensure_ascii=False).encode()
+
+        name = "a\u2028b\x85c"
+        lines = "".join([line.decode() async for line in _lines(json.dumps(name, ensure_ascii=False).encode(), rest())])
+        assert [json.loads(line) for line in lines.splitlines()] == [name, name]
 
     run(main())

@@ -194,6 +194,21 @@ def test_a_store_that_hangs_keeps_what_it_was_sent_and_delivers_it_in_order(url:
 
 
 @pytest.mark.usefixtures("development")
+def test_a_trial_reads_what_python_takes_for_two_lines() -> None:
+    hub = open_hub()
+
+    async def main() -> None:
+        async with playing(hub) as play:
+            trial = asyncio.create_task(play.call("trial", channel=ROOM, seconds=0.4))
+            while not trial.done():
+                await hub.publish(ROOM, "one\u2028two\x85three")
+                await asyncio.wait([trial], timeout=0.02)
+            assert trial.result()["result"]["recovered"] == 14
+
+    run(main())
+
+
+@pytest.mark.usefixtures("development")
 def test_a_trial_counts_by_a_client_of_its_own(url: str) -> None:
     hub = open_hub(url)
 

@@ -63,15 +63,18 @@ class Events:
         headers = {"Last-Event-ID": self.place} if self.place else {}
         async with client.stream("GET", "/events", headers=headers) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
-            async for line in response.aiter_lines():
-                if line.startswith("id: "):
-                    self.place = line[4:]
-                elif line.startswith("data: "):
-                    chunk = json.loads(line[6:])
-                    self.text = chunk["text"] if chunk.get("at") == 0 else self.text + chunk["text"]
-                    self.count += 1
-                    if chunk.get("end") or self.count >= most:
-                        return self
+            return await self.take(response, most)
+
+    async def take(self, response: httpx.Response, most: int = 10_000) -> Events:
+        async for line in response.aiter_lines():
+            if line.startswith("id: "):
+                self.place = line[4:]
+            elif line.startswith("data: "):
+                chunk = json.loads(line[6:])
+                self.text = chunk["text"] if chunk.get("at") == 0 else self.text + chunk["text"]
+                self.count += 1
+                if chunk.get("end") or self.count >= most:
+                    return self
         raise AssertionError("the response has ended")
 
 
@@ -133,6 +136,35 @@ def test_an_answer_goes_on_without_its_client_and_is_resumed() -> None:
             resumed = parts((await client.get("/ui")).text)
             assert "".join(part.get("delta", "") for part in resumed) == "".join(f"{n} " for n in range(150))
             assert (await hub.history("chat:1")).publications[-1].json()["end"] == "done"
+
+    run(main())
+
+
+def test_only_line_feeds_end_the_lines_of_a_response() -> None:
+    """`httpx` ends lines where `str.splitlines` does, within a text that has such a character."""
+    text = "one\u2028two\u2029three\x85four\n"
+
+    async def main() -> None:
+        async with open_client() as (hub, client):
+            go = asyncio.Event()
+
+            async def produce() -> None:
+                async with hub.stream("chat:1") as out:
+                    await out.write(text)
+                    await go.wait()
+                    await out.write(text)
+
+            producing = asyncio.create_task(produce())
+            await wait_until(lambda: hub.statistics().published == 2)
+            async with client.stream("GET", "/events") as live, client.stream("GET", "/ui") as ui:
+                go.set()
+                await producing
+                found, data = Events(), [line[6:] async for line in ui.aiter_lines() if line.startswith("data: ")]
+                await found.take(live)
+            assert found.text == 2 * text
+            assert data.pop() == "[DONE]"
+            assert "".join(json.loads(one).get("delta", "") for one in data) == 2 * text
+            assert (await Events().read(client)).text.endswith(text)
 
     run(main())
 

@@ -118,3 +118,10 @@ def test_a_handler_that_still_works_is_named(realtime: Realtime) -> None:
         ann.send("think")
         printed = failure(ann.expect, "an answer").partition("at work")[2]
         assert printed.count("chat, at test_advice.py:") == 1  # not that of the idle client
+
+
+def test_a_text_that_python_takes_for_two_lines_is_one_message(realtime: Realtime) -> None:
+    with realtime(make()) as rt:
+        bob = rt.subscriber("room:1", user="bob")
+        rt.publish("room:1", {"text": "one\u2028two\x85three"})
+        bob.expect({"text": "one\u2028two\x85three"})

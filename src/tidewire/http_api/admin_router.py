@@ -17,6 +17,7 @@ from tidewire.http_api.calls import Calls
 from tidewire.http_api.nodes import Nodes
 from tidewire.http_api.page_files import add_page
 from tidewire.observe.shown_runs import RunPage
+from tidewire.protocols.line_ends import one_line
 
 __all__ = ("admin_router",)
 
@@ -91,8 +92,8 @@ def _add_runs(router: APIRouter, nodes: Callable[[], Nodes], allowed: Any) -> No
 async def _lines(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     until = time.monotonic() + _LOOK_SECONDS
     async with aclosing(rest):
-        yield first + b"\n"
+        yield one_line(first) + b"\n"
         async for line in rest:
-            yield line + b"\n"
+            yield one_line(line) + b"\n"
             if time.monotonic() >= until:
                 return

@@ -143,7 +143,7 @@ class _Subscriber:
             return
 
     async def _read(self) -> None:
-        for line in str(await self._socket.recv()).splitlines():
+        for line in str(await self._socket.recv()).split("\n"):
             message = msgspec.json.decode(line)
             if not message:
                 await self._socket.send("{}")

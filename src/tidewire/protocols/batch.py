@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +10,10 @@ from weakref import WeakValueDictionary
 from tidewire.messages import Publication, WireMessage
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.compression import deflated
+from tidewire.protocols.line_ends import one_line
 
 __all__ = ("Batch", "Representation", "frame")
 
-#: U+2028, U+2029 and U+0085: a line ends there for `str.splitlines` of Python, and so for many readers of streams.
-_LINE_ENDS = re.compile(b"\xe2\x80[\xa8\xa9]|\xc2\x85")
 _FIN_TEXT, _FIN_BINARY, _RSV1 = 0x81, 0x82, 0x40
 _pack_8, _pack_16, _pack_64 = struct.Struct("!BB").pack, struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
 
@@ -119,9 +117,7 @@ class Batch:
             if lines:
                 payloads = [payload.replace(b"\n", after + before) for payload in payloads]
             found = b"".join([before + payload + after for payload in payloads])
-            if after and (b"\xe2\x80" in found or b"\xc2\x85" in found):
-                found = _LINE_ENDS.sub(lambda end: b"\\u%04x" % ord(end[0].decode()), found)
-            made[before, after] = found
+            found = made[before, after] = one_line(found) if after else found
         return found
 
     @property

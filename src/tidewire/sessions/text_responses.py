@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from tidewire.engine.node import Node
 from tidewire.errors import CutOff, NotPublished
 from tidewire.messages import HistoryRequest, Position, Publication
+from tidewire.protocols.line_ends import one_line
 from tidewire.protocols.text_chunks import ABORTED, STOPPED, Chunk, chunk_of
 from tidewire.sessions.listening import Publications
 
@@ -68,12 +69,12 @@ async def event_response(node: Node, channel: str, since: Position | None) -> Re
     async def body() -> AsyncIterator[bytes]:
         yield _PING
         if newest is not None:
-            yield b"id: %b\ndata: %b\n\n" % (str(newest.position).encode(), newest.data)
+            yield b"id: %b\ndata: %b\n\n" % (str(newest.position).encode(), one_line(newest.data))
         async for one in _chunks(publications):
             if one is None:
                 yield _PING
             else:
-                yield b"id: %b\ndata: %b\n\n" % (str(one[1]).encode(), one[0].encode())
+                yield b"id: %b\ndata: %b\n\n" % (str(one[1]).encode(), one_line(one[0].encode()))
 
     return _Events(publications, body(), _HEADERS)
 
@@ -119,7 +120,7 @@ class _Events(StreamingResponse):
 
 
 def _part(**fields: str) -> bytes:
-    return b"data: %b\n\n" % _encode(fields)
+    return b"data: %b\n\n" % one_line(_encode(fields))
 
 
 async def _ui_parts(

@@ -182,7 +182,7 @@ class Subscriber(Player):
         return f"{text}\n{self._world.journal.report(self.name)}"
 
     def _message(self, message: str | bytes) -> None:
-        for line in (message if isinstance(message, str) else message.decode()).splitlines():
+        for line in (message if isinstance(message, str) else message.decode()).split("\n"):
             reply = json.loads(line)
             if not reply:
                 self._open_wire.send("{}")  # the server pings

@@ -307,6 +307,38 @@ def test_a_damaged_file_with_tables_of_an_application_is_left_alone(tmp_path: Pa
     run(scenario(), 40)
 
 
+def test_a_damaged_file_that_is_left_alone_is_read_whole_again_only_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shared_file(tmp_path)
+    prove = file_check.FileCheck._prove
+    proofs: list[file_check.FileState] = []
+
+    def counted(check: file_check.FileCheck) -> file_check.FileState:
+        proofs.append(prove(check))
+        return proofs[-1]
+
+    monkeypatch.setattr(file_check.FileCheck, "_prove", counted)
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            ledger = Ledger(await node_on(stack, path))
+            await ledger.publish(5)
+            sound = path.read_bytes()
+            await asyncio.to_thread(overwrite_head, path, path)
+            while file_check.FileState.DAMAGED not in proofs:
+                await ledger.publish(1)
+            before = len(proofs)
+            await ledger.publish(3)
+            assert len(ledger.kept) == 5
+            assert len(proofs) <= before + 1
+            with path.open("r+b") as file:  # the operator mends it in its place
+                file.write(sound)
+            await ledger.succeeds(5)
+
+    run(scenario(), 60)
+
+
 def test_a_shared_file_that_is_emptied_has_nothing_to_leave_alone(tmp_path: Path) -> None:
     path = shared_file(tmp_path)
 

@@ -51,6 +51,8 @@ class Connection:
         self._reopen_at = 0.0
         #: Set by any thread that finds the file damaged; the next turn reads all of it.
         self.is_suspect = False
+        #: The stamp of files that were found damaged: all of it is not read again before they change.
+        self._damaged: tuple[int, ...] = ()
         #: The open database, None after it was lost.
         self.database: Database | None = None
         #: Why the last transaction failed, "" when it did not.
@@ -94,11 +96,24 @@ class Connection:
         return self.database or self._reopen()
 
     def _look(self, database: Database) -> FileState:
+        stamp = self._stamp() if self.trouble else ()
+        if stamp and stamp == self._damaged:
+            return FileState.DAMAGED
         is_suspect, self.is_suspect = self.is_suspect, False
         state = database.look_at_file(is_suspect=is_suspect)
         if is_suspect and state is not FileState.SOUND:
             self.is_suspect = True
+        self._damaged = stamp if state is FileState.DAMAGED else ()
         return state
+
+    def _stamp(self) -> tuple[int, ...]:
+        """Return numbers that change with each write to the file or its log."""
+        stamp: tuple[int, ...] = ()
+        for name in (str(self._path), f"{self._path}-wal"):
+            with contextlib.suppress(OSError):
+                found = os.stat(name)
+                stamp += (found.st_ino, found.st_size, found.st_mtime_ns)
+        return stamp
 
     def _led_away(self) -> None:
         """Close a database to which its link does not lead any more: others open another one by it.

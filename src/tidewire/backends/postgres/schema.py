@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import re
 import sys
 from collections.abc import Iterable
@@ -36,6 +38,8 @@ _COLUMNS = [
 
 #: Names of columns that the server fills.
 FILLED = {name for _, name, _, is_filled in _COLUMNS if is_filled}
+#: Tries to get the tables alone, which wait briefly for others (`be_brief`), and seconds between two.
+_TRIES, _BETWEEN = 8, 0.25
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -49,31 +53,47 @@ async def prepare(connection: Any) -> None:
     """Make everything of the schema that is not there or was changed, one process at a time.
 
     Where tables of publications were lost, or the triggers that notice an operator's removals, a new era begins. Raises
-    ConfigurationError when a newer tidewire has migrated the schema.
+    ConfigurationError when a newer tidewire has migrated the schema, and asyncpg's LockNotAvailableError when others
+    use the tables for long; nobody else waits meanwhile for more than a moment.
     """
     missing = await _missing(connection)
     if await _version(connection, missing) == VERSION and not missing:
         return
-    async with connection.transaction():
-        await connection.execute(SQL["be_patient"])
-        await connection.execute(SQL["lock_schema"])
-        await connection.execute(SQL["pin_path"])
-        missing = await _missing(connection)
-        before = await _version(connection, missing)
-        if before == VERSION and not missing:
+    for rest in reversed(range(_TRIES)):
+        try:
+            async with connection.transaction():
+                await _migrate(connection)
             return
-        for statement in (name for name in missing if name.startswith("ALTER TABLE")):
-            await connection.execute(statement)
-        await _drop(connection, missing)
-        missing |= await _make(connection)
-        await connection.execute(SQL["create_store"], VERSION)
-        await connection.execute(SQL["mend"])
-        if "tidewire_members" in missing:
-            await connection.execute(SQL["forget_nodes"])  # they join their members again
-        if missing & {"tidewire_channels", "tidewire_publications"}:  # a new counter may get an old one's id
-            await connection.execute(SQL["empty"])
-        if before == VERSION and any(name.startswith("trigger") and name != _NUMBERS for name in missing):
-            await connection.execute(SQL["new_era"], None)  # nobody knows which publications were removed meanwhile
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if not rest:
+                raise
+        await asyncio.sleep(_BETWEEN * random.uniform(0.5, 1.5))
+
+
+async def _migrate(connection: Any) -> None:
+    await connection.execute(SQL["be_patient"])
+    await connection.execute(SQL["lock_schema"])
+    await connection.execute(SQL["pin_path"])
+    missing = await _missing(connection)
+    before = await _version(connection, missing)
+    if before == VERSION and not missing:
+        return
+    await connection.execute(SQL["be_brief"])
+    # first the table that an application's transaction may hold for long: nobody else waits for that one then
+    for row in await connection.fetch(SQL["tables"], ["tidewire_outbox", *TABLES]):
+        await connection.execute(f"LOCK TABLE {row['name']} IN ACCESS EXCLUSIVE MODE")
+    for statement in (name for name in missing if name.startswith("ALTER TABLE")):
+        await connection.execute(statement)
+    await _drop(connection, missing)
+    missing |= await _make(connection)
+    await connection.execute(SQL["create_store"], VERSION)
+    await connection.execute(SQL["mend"])
+    if "tidewire_members" in missing:
+        await connection.execute(SQL["forget_nodes"])  # they join their members again
+    if missing & {"tidewire_channels", "tidewire_publications"}:  # a new counter may get an old one's id
+        await connection.execute(SQL["empty"])
+    if before == VERSION and any(name.startswith("trigger") and name != _NUMBERS for name in missing):
+        await connection.execute(SQL["new_era"], None)  # nobody knows which publications were removed meanwhile
 
 
 async def mend(connection: Any) -> None:

@@ -2,6 +2,10 @@
 SELECT version FROM tidewire_store
 -- name: be_patient
 SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0
+-- name: be_brief
+SET LOCAL lock_timeout = 200
+-- name: tables
+SELECT name FROM unnest($1::text[]) WITH ORDINALITY AS t (name, number) WHERE to_regclass(name) IS NOT NULL ORDER BY number
 -- name: lock_schema
 SELECT pg_advisory_xact_lock(hashtext('tidewire schema'), hashtext(current_schema()))
 -- name: pin_path

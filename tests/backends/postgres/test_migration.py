@@ -1,0 +1,74 @@
+"""What a migration does to those who use the store meanwhile, and to what applications have made there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from engine.support import run
+from helpers.stores import postgres_database
+from tidewire.backends.postgres.schema import SQL, VERSION, prepare
+from tidewire.testing import wait_until
+
+from .helpers import client_of
+
+PUBLISH = "SELECT * FROM tidewire_append('a', NULL, NULL, ARRAY[2::smallint], ARRAY['1'::bytea], ARRAY[]::bytea[])"
+#: The schema is one of an earlier version.
+EARLIER = "UPDATE tidewire_store SET version = 4"
+WAITING = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted AND mode = 'AccessExclusiveLock'"
+
+
+def test_a_migration_that_waits_for_an_application_holds_up_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidewire.backends.postgres.schema._TRIES", 1_000)
+
+    async def scenario(url: str) -> None:
+        async with client_of(url) as worker, client_of(url) as application, client_of(url) as migrating:
+            await prepare(worker)
+            await worker.execute(EARLIER)
+            transaction = application.transaction()
+            await transaction.start()
+            await application.execute("SELECT tidewire_publish('a', '1')")
+            process = migrating.get_server_pid()
+            migration = asyncio.create_task(prepare(migrating))
+
+            async def is_waiting() -> bool:
+                assert not migration.done()
+                return bool(await worker.fetchval(WAITING, process))
+
+            for _ in range(3):  # as an old worker does, and as another application does
+                await wait_until(is_waiting)
+                held = await worker.fetch(
+                    "SELECT c.relname FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation WHERE l.pid = $1 "
+                    "AND l.granted AND c.relname LIKE 'tidewire%' AND c.relkind = 'r' AND l.mode <> 'AccessShareLock'",
+                    process,
+                )
+                assert held == []
+                await worker.fetchrow(PUBLISH, timeout=20)
+            await worker.execute("SELECT tidewire_publish('a', '2')", timeout=20)
+            assert not migration.done()
+            await transaction.commit()
+            await migration
+            assert await worker.fetchval(SQL["version"]) == VERSION
+            assert await worker.fetchval("SELECT count(*) FROM tidewire_outbox") == 2
+
+    run(scenario(postgres_database()), 60)
+
+
+def test_a_migration_gives_up_while_an_application_goes_on_and_holds_nothing_then() -> None:
+    async def scenario(url: str) -> None:
+        async with client_of(url) as worker, client_of(url) as application, client_of(url) as migrating:
+            await prepare(worker)
+            await worker.execute(EARLIER)
+            async with application.transaction():
+                await application.execute("SELECT * FROM tidewire_channels")  # as a backup does
+                with pytest.raises(asyncpg.LockNotAvailableError):
+                    await prepare(migrating)
+                await worker.fetchrow(PUBLISH, timeout=20)
+                await worker.execute("SELECT tidewire_publish('a', '1')", timeout=20)
+                assert await worker.fetchval(SQL["version"]) == 4
+            await prepare(migrating)
+            assert await worker.fetchval(SQL["version"]) == VERSION
+
+    run(scenario(postgres_database()), 60)

@@ -167,6 +167,19 @@ def test_an_account_is_never_made_the_user_of_the_application(tmp_path: Path) ->
     assert kept(broker) == {"ann": 1, "ann~account": 0}
 
 
+def test_messages_are_kept_that_may_be_the_application_s(tmp_path: Path) -> None:
+    """No server has said yet who the account is in the hub."""
+    broker = f"sqlite:///{tmp_path}/tidewire.db"
+    added = tidewire("user", "add", "ann", "--password-stdin", "--broker", broker, folder=tmp_path, stdin=OLD)
+    assert added.returncode == 0, added.stderr
+    with Publisher(broker) as publisher:
+        for user in ("ann", "ann~account"):
+            publisher.send_to_user(user, {"text": "for one of them"})
+    removed = tidewire("user", "remove", "ann", "--broker", broker, folder=tmp_path)
+    assert "private messages: kept, unless they are surely of this account" in removed.stdout + removed.stderr
+    assert kept(broker) == {"ann": 1, "ann~account": 0}
+
+
 def kept(broker: str) -> dict[str, int]:
     """Count the messages that the store keeps for each of two users."""
 

@@ -10,6 +10,7 @@ import pytest
 from engine.support import run
 from helpers.stores import postgres_database
 from tidewire.backends.postgres.schema import SQL, VERSION, prepare
+from tidewire.errors import ConfigurationError
 from tidewire.testing import wait_until
 
 from .helpers import client_of
@@ -72,3 +73,61 @@ def test_a_migration_gives_up_while_an_application_goes_on_and_holds_nothing_the
             assert await worker.fetchval(SQL["version"]) == VERSION
 
     run(scenario(postgres_database()), 60)
+
+
+#: One of which a later version returns more.
+MOVE = """
+DROP FUNCTION tidewire_move(integer);
+CREATE FUNCTION tidewire_move(maximum integer, OUT moved integer, OUT names text[], OUT tops bigint[])
+LANGUAGE sql AS 'SELECT 0, NULL::text[], NULL::bigint[]';
+"""
+GRANTS = """
+CREATE ROLE {role};
+REVOKE EXECUTE ON FUNCTION tidewire_publish_bytes, tidewire_move, tidewire_keep FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tidewire_publish_bytes, tidewire_move TO {role};
+"""
+ACLS = """
+SELECT p.proname, pg_get_userbyid(a.grantee) FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+WHERE p.proname LIKE 'tidewire%' ORDER BY 1, 2
+"""
+
+
+def test_what_an_application_has_made_of_the_functions_stays_and_so_do_grants() -> None:
+    async def scenario(url: str) -> None:
+        async with client_of(url) as owner:
+            await prepare(owner)
+            await owner.execute(MOVE + EARLIER)
+            await owner.execute(GRANTS.format(role=f"mover_of_{await owner.fetchval('SELECT current_database()')}"))
+            await owner.execute(
+                "CREATE VIEW clock AS SELECT tidewire_now() AS now;"
+                "CREATE TABLE notes (made double precision DEFAULT tidewire_now());"
+                "CREATE FUNCTION tidewire_publish(text, text) RETURNS void LANGUAGE sql AS 'SELECT'"
+            )
+            before = await owner.fetch(ACLS)
+            assert len(before) == 7  # four with the owner and two with the role, and one of the owner alone
+            await prepare(owner)
+            assert await owner.fetchval(SQL["version"]) == VERSION
+            assert (await owner.fetchrow(SQL["move"], 1))["sizes"] is None
+            assert await owner.fetchval("SELECT now FROM clock") > 1e9
+            assert await owner.fetchval("INSERT INTO notes DEFAULT VALUES RETURNING made") > 1e9
+            assert await owner.fetchval("SELECT count(*) FROM pg_proc WHERE proname = 'tidewire_publish'") == 2
+            assert await owner.fetch(ACLS) == before
+
+    run(scenario(postgres_database()), 30)
+
+
+def test_what_keeps_a_function_from_being_made_anew_is_named_and_stays() -> None:
+    async def scenario(url: str) -> None:
+        async with client_of(url) as owner:
+            await prepare(owner)
+            await owner.execute(MOVE + EARLIER)
+            await owner.execute("CREATE VIEW moves AS SELECT * FROM tidewire_move(0)")
+            with pytest.raises(ConfigurationError, match=r"tidewire_move\(integer\) anew, but view moves depends on"):
+                await prepare(owner)
+            assert await owner.fetchval("SELECT moved FROM moves") == 0
+            assert await owner.fetchval(SQL["version"]) == 4
+            await owner.execute("DROP VIEW moves")
+            await prepare(owner)
+            assert await owner.fetchval(SQL["version"]) == VERSION
+
+    run(scenario(postgres_database()), 30)

@@ -110,7 +110,7 @@ BEGIN
     RETURN NEW;
 END $$;
 -- Nobody else makes a trigger of it.
-REVOKE EXECUTE ON FUNCTION tidewire_lose FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION tidewire_lose() FROM PUBLIC;
 DROP TRIGGER IF EXISTS tidewire_restore ON tidewire_store;
 CREATE TRIGGER tidewire_restore BEFORE INSERT ON tidewire_store FOR EACH ROW EXECUTE FUNCTION tidewire_restore();
 DROP TRIGGER IF EXISTS tidewire_lose ON tidewire_channels;
@@ -254,7 +254,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-REVOKE EXECUTE ON FUNCTION tidewire_commit FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION tidewire_commit() FROM PUBLIC;
 DROP TRIGGER IF EXISTS tidewire_commit ON tidewire_outbox;
 CREATE CONSTRAINT TRIGGER tidewire_commit AFTER INSERT ON tidewire_outbox
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION tidewire_commit();
@@ -341,8 +341,6 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended(channel || E'\n' || user_name, 'tidewire_nodes'::regclass::oid::bigint));
 END $$;
 
--- An earlier version has given it other names of arguments, which no replacement may change.
-DROP FUNCTION IF EXISTS tidewire_join;
 -- Add a member of a node; returns how many other connections the user had, and how many it has now without those of nodes
 -- whose lease has ended. These stay until a claim: a node that is only late is never told, so nothing may be taken from it.
 -- NULL: the node itself is not listed any more.

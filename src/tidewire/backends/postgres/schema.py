@@ -25,6 +25,8 @@ TABLES = re.findall(r"TABLE IF NOT EXISTS (\w+)", _TABLES)
 FUNCTIONS = re.findall(r"CREATE OR REPLACE FUNCTION (\w+)", _FUNCTIONS)
 #: The bodies of these, as the server keeps them.
 BODIES = _FUNCTIONS.split("$$")[1::2]
+#: Each of them with what belongs to it.
+_PARTS = re.split(r"(?m)^(?=CREATE OR REPLACE FUNCTION )", _FUNCTIONS)[1:]
 _INDEXES = re.findall(r"INDEX IF NOT EXISTS (\w+)", _TABLES)
 _TRIGGERS = re.findall(r"CREATE (?:CONSTRAINT )?TRIGGER (\w+) (?:AFTER|BEFORE) [\w ,]+ ON (\w+)", _FUNCTIONS)
 #: The trigger that gives numbers at commits; the others notice an operator's removals.
@@ -116,19 +118,39 @@ async def _make(connection: Any) -> set[str]:
         try:
             async with connection.transaction():
                 await connection.execute(_TABLES)
-                await connection.execute(_FUNCTIONS)
-                return lost
+            break
         except asyncpg.UniqueViolationError as error:  # its key was dropped, and rows were added
             if error.table_name in lost or error.table_name not in TABLES:
                 raise
             lost.add(error.table_name)
             await _drop(connection, lost)
-        except asyncpg.InvalidFunctionDefinitionError:  # it returns something else, or names its arguments otherwise
-            found = await connection.fetch(SQL["named"], FUNCTIONS)
-            if not found:
+    for part in _PARTS:
+        try:
+            async with connection.transaction():
+                await connection.execute(part)
+        except (
+            asyncpg.InvalidFunctionDefinitionError
+        ) as error:  # it returns something else, or names its arguments otherwise
+            found = re.search(r"DROP FUNCTION (.+\))", error.hint or "")
+            if found is None:
                 raise
-            for row in found:
-                await connection.execute(f"DROP FUNCTION IF EXISTS {row['name']} CASCADE")
+            await _replace(connection, found[1], part)
+    return lost
+
+
+async def _replace(connection: Any, function: str, part: str) -> None:
+    """Make a function in the place of one that has to be dropped first, with the grants that this one had."""
+    grants = await connection.fetchval(SQL["grants"], function)
+    try:
+        await connection.execute(f"DROP FUNCTION {function}")
+    except asyncpg.DependentObjectsStillExistError as error:
+        raise ConfigurationError(
+            f"tidewire has to make its function {function} anew, but {error.detail}; "
+            "drop that, run `tidewire migrate`, and make it again"
+        ) from error
+    await connection.execute(part)
+    if grants is not None:
+        await connection.execute(grants)
 
 
 async def _missing(connection: Any) -> set[str]:

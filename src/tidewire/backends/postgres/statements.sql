@@ -53,9 +53,14 @@ SELECT format('ALTER TABLE %I ALTER COLUMN %I DROP NOT NULL', t.name, a.attname)
 JOIN pg_attribute AS a ON a.attrelid = t.oid
 WHERE a.attnum > 0 AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT a.attisdropped AND t.name = ANY ($1)
 AND (t.name::text, a.attname::text) NOT IN (SELECT * FROM unnest($7::text[], $8::text[]))
--- name: named
-SELECT p.oid::regprocedure::text AS name FROM pg_proc AS p WHERE p.proname = ANY ($1::text[])
-AND p.pronamespace = ANY (current_schemas(false)::regnamespace[])
+-- name: grants
+-- The statements that give a function its grants again; NULL: it has those of a new one.
+SELECT format('REVOKE ALL ON FUNCTION %s FROM PUBLIC;', $1::text) || string_agg(format(
+    'GRANT EXECUTE ON FUNCTION %s TO %s%s;', $1::text,
+    CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
+), '')
+FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS a WHERE p.oid = $1::text::regprocedure
 -- name: new_era
 UPDATE tidewire_store SET era = tidewire_new_era() WHERE era = $1 OR $1 IS NULL
 -- name: mend

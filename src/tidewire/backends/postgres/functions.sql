@@ -245,11 +245,25 @@ BEGIN
     PERFORM tidewire_publish_bytes(channel, 2::smallint, convert_to(data::text, 'UTF8'));
 END $$;
 
--- Number a row anew at its commit, if others took numbers since: ids are in the order of commits, wherever that can be told.
+-- Number the rows of a transaction anew at its commit, if others took numbers since its first: ids are in the order of
+-- commits, wherever that can be told. `tidewire.kept` is what the transaction found: no others up to this number, or (-1)
+-- others, and then all rows that come are numbered anew, in their order. Rows of savepoints count as others'.
 CREATE OR REPLACE FUNCTION tidewire_commit() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    kept bigint := coalesce(nullif(current_setting('tidewire.kept', true), '')::bigint, 0);
 BEGIN
-    IF pg_sequence_last_value(pg_get_serial_sequence('tidewire_outbox', 'id')::regclass) > NEW.id THEN
+    IF kept BETWEEN 0 AND NEW.id - 1 THEN
+        kept := pg_sequence_last_value(pg_get_serial_sequence('tidewire_outbox', 'id')::regclass);
+        IF kept > NEW.id AND kept >= NEW.id + (
+            SELECT count(*) FROM tidewire_outbox AS o
+            WHERE o.id BETWEEN NEW.id AND kept AND o.xmin = pg_current_xact_id()::xid
+        ) THEN
+            kept := -1;
+        END IF;
+        PERFORM set_config('tidewire.kept', kept::text, true);
+    END IF;
+    IF kept < 0 THEN
         UPDATE tidewire_outbox SET id = DEFAULT WHERE id = NEW.id;
     END IF;
     RETURN NULL;

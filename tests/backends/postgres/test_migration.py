@@ -10,10 +10,10 @@ import pytest
 from engine.support import run
 from helpers.stores import postgres_database
 from tidewire.backends.postgres.schema import SQL, VERSION, prepare
-from tidewire.errors import ConfigurationError
+from tidewire.errors import ConfigurationError, PublishError
 from tidewire.testing import wait_until
 
-from .helpers import client_of
+from .helpers import client_of, postgres_node
 
 PUBLISH = "SELECT * FROM tidewire_append('a', NULL, NULL, ARRAY[2::smallint], ARRAY['1'::bytea], ARRAY[]::bytea[])"
 #: The schema is one of an earlier version.
@@ -131,3 +131,37 @@ def test_what_keeps_a_function_from_being_made_anew_is_named_and_stays() -> None
             assert await owner.fetchval(SQL["version"]) == VERSION
 
     run(scenario(postgres_database()), 30)
+
+
+ENDED = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tidewire' AND datname = $1"
+
+
+def test_an_old_worker_works_on_after_a_migration_until_its_sessions_end_and_can_be_gone_back_to() -> None:
+    async def scenario(url: str) -> None:
+        async with postgres_node(url) as old, client_of(url) as operator:
+            await operator.execute("UPDATE tidewire_store SET version = $1", VERSION + 1)  # as a newer one does
+            await old.publish("a", b"1")
+            await operator.execute("SELECT tidewire_publish('a', '2')")
+
+            async def is_moved() -> bool:
+                return bool(await operator.fetchval("SELECT count(*) = 0 FROM tidewire_outbox"))
+
+            await wait_until(is_moved, 15)
+            await operator.fetch(ENDED, await operator.fetchval("SELECT current_database()"))
+
+            async def says_so() -> bool:
+                try:
+                    await old.publish("a", b"3")
+                except PublishError as error:
+                    return "update it" in str(error)
+                return False
+
+            await wait_until(says_so, 15)
+            with pytest.raises(ConfigurationError, match="update it"):
+                async with postgres_node(url):
+                    pass
+            await operator.execute("UPDATE tidewire_store SET version = $1", VERSION)
+            await wait_until(lambda: not old.tasks.degraded, 15)
+            await old.publish("a", b"4")
+
+    run(scenario(postgres_database()), 60)

@@ -262,6 +262,24 @@ def test_a_role_of_the_application_needs_to_insert_only() -> None:
     run(scenario(postgres_database()))
 
 
+def test_what_the_rule_says_is_said_again_after_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(url: str) -> None:
+        rules = {"orders": ChannelOptions(history_size=300)}
+        async with Hub(url, channels=rules) as hub, client_of(url) as operator:
+            await operator.execute("ALTER TABLE tidewire_channels ADD CONSTRAINT mine CHECK (keep_size < 300)")
+            await hub.publish("orders", 1, connection=operator)
+            await wait_until(lambda: "cannot be moved yet" in caplog.text, 10)
+            assert await operator.fetch("SELECT keep_size, top FROM tidewire_channels") == [(100, 1)]
+            await operator.execute("ALTER TABLE tidewire_channels DROP CONSTRAINT mine")
+
+            async def is_said() -> bool:
+                return bool(await operator.fetchval("SELECT keep_size = 300 FROM tidewire_channels"))
+
+            await wait_until(is_said, 15)
+
+    run(scenario(postgres_database()), 40)
+
+
 def test_a_broken_notification_is_no_more_than_a_look() -> None:
     async def scenario(url: str) -> None:
         async with postgres_node(url) as node, client_of(url) as application:

@@ -34,6 +34,8 @@ class Housekeeping:
         self._pool = pool
         self._on_moved = on_moved
         self._has_committed = asyncio.Event()
+        #: Channels whose counters say otherwise than their rules what is kept.
+        self._retentions: dict[str, Retention] = {}
 
     def note_committed(self) -> None:
         """Note that the transaction table is perhaps not empty."""
@@ -62,17 +64,24 @@ class Housekeeping:
                 await asyncio.sleep(_MOVE_RETRY * random.uniform(0.5, 1.5))
                 continue
             if row["moved"]:
-                await self._moved(row)
+                self._moved(row)
+            await self._retain()
             if row["moved"] < _MOVE_COUNT:
                 return
 
-    async def _moved(self, row: Any) -> None:
+    def _moved(self, row: Any) -> None:
         """Tell of a move; a transaction does not know what the rule of its channel keeps, so the mover says it."""
         retentions = self._on_moved(dict(zip(row["names"], row["tops"], strict=True)))
         for name, size, age in zip(row["names"], row["sizes"], row["ages"], strict=True):
             retention = retentions.get(name)
             if retention is not None and retention != Retention(size, age):
-                await self._pool.fetch(SQL["retain"], name, min(retention.size, MOST), retention.age)
+                self._retentions[name] = retention
+
+    async def _retain(self) -> None:
+        """Tell the counters what rules keep; those that cannot be told now are told with the next try to move."""
+        for name, retention in tuple(self._retentions.items()):
+            await self._pool.fetch(SQL["retain"], name, min(retention.size, MOST), retention.age)
+            self._retentions.pop(name)
 
     async def trim(self) -> None:
         """Look that the schema is whole, and trim in rounds over all channels, for ever."""

@@ -25,12 +25,13 @@ from tidewire.support.admission import Admission
 from tidewire.testing import wait_until
 
 
-def started_in_turns(count: int, limit: int, allowed: int) -> list[int]:
+def started_in_turns(count: int, limit: int, allowed: int, *, beside_publish: bool = False) -> list[int]:
     """Ask for so many steps at once; return how many started in each turn, after seeing that they kept their order."""
     begun: list[int] = []
 
     async def main() -> list[int]:
         gate, before, turns = Admission.of(asyncio.get_running_loop()), reached()["arrivals"], []
+        gate.leave_turns(lambda: beside_publish)
         gate._allowed = allowed
         done = [gate.start(lambda number=number: begun.append(number), limit) for number in range(count)]  # type: ignore[misc]
         assert reached()["arrivals"] == before + done.count(False)
@@ -72,8 +73,9 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_between_turns_that_start_steps_come_turns_for_everything_else() -> None:
-    assert started_in_turns(6, limit=2, allowed=2) == [2, 0, 0, 0, 2, 0, 0, 0, 2]
+def test_between_turns_that_start_steps_come_turns_for_a_publish_on_its_way() -> None:
+    assert started_in_turns(6, limit=2, allowed=2, beside_publish=True) == [2, 0, 0, 0, 2, 0, 0, 0, 2]
+    assert started_in_turns(6, limit=2, allowed=2) == [2, 2, 2]
 
 
 @pytest.mark.usefixtures("unhurried")

@@ -5,8 +5,8 @@ publications that it missed are read from history. Each step asks here before it
 event loop decides how many may start in the next:
 
 - At most `limit` steps start in one turn. The others wait, first come, first served.
-- Between two turns that start some come turns that start none, for everything else: a publish takes several turns, one
-  for each of its hops, and waits behind newcomers once instead of at every hop.
+- While a publish is on its way (`leave_turns`), turns that start none come between two that start some: a publish takes
+  several turns, one for each of its hops, and waits behind newcomers once instead of at every hop.
 - After a short time twice as many may start as in that turn, after a long one half as many, and never less than one:
   those who are served already wait for a few milliseconds at most, however many newcomers there are. The time includes
   the turns in between, in which most of the work of a step is done.
@@ -29,7 +29,7 @@ from tidewire.support.per_loop import PerLoop
 
 __all__ = ("Admission",)
 
-#: The turns from one that starts steps to the next.
+#: The turns from one that starts steps to the next, while a publish is on its way.
 _TURNS = 4
 #: Seconds of this thread's processor time in them up to which it is short, and from which it is long.
 _SHORT, _LONG = 0.001, 0.002
@@ -44,6 +44,7 @@ class Admission(PerLoop):
         "_allowed",
         "_first",
         "_limits",
+        "_on_their_way",
         "_processor_time",
         "_rest",
         "_started",
@@ -66,7 +67,14 @@ class Admission(PerLoop):
         self._rest: tuple[asyncio.TimerHandle, int] | None = None
         #: Tell whether a thread has work that comes before newcomers.
         self._first: list[Callable[[], bool]] = []
+        #: Tell whether a publish is on its way.
+        self._on_their_way: list[Callable[[], bool]] = []
         self._waiting: deque[Callable[[], None]] = deque()
+
+    def leave_turns(self, is_on_its_way: Callable[[], bool]) -> Callable[[], None]:
+        """Start nothing in most turns while a publish is on its way; return the function that ends this."""
+        self._on_their_way.append(is_on_its_way)
+        return lambda: self._on_their_way.remove(is_on_its_way)
 
     def let_first(self, is_busy: Callable[[], bool]) -> Callable[[], None]:
         """Start nothing while a thread of this process is busy, for a while; return the function that ends this."""
@@ -119,7 +127,7 @@ class Admission(PerLoop):
             self._started = 0
             return
         own = time.thread_time() - self._processor_time
-        if self._turns < _TURNS and own <= _LONG:
+        if self._turns < _TURNS and own <= _LONG and any(is_on_its_way() for is_on_its_way in self._on_their_way):
             self._turns += 1
             self._loop.call_soon(self._next_turn, limit)
             return

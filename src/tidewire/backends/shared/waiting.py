@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from tidewire.errors import BadRequest, NotPublished, PublishError, PublishUnconfirmed
 from tidewire.messages import Position, PublishRequest
+from tidewire.support.admission import Admission
 from tidewire.support.counters import count_limit
 
 __all__ = ("WAITING_BYTES", "WAITING_COUNT", "WaitingRoom", "Write", "not_published", "unconfirmed")
@@ -20,6 +21,10 @@ WAITING_BYTES = 64 * 1_048_576
 _COST = 256
 #: Seconds between looks for publishes that have waited too long.
 _SWEEP = 0.1
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def not_published(reason: str) -> NotPublished:
@@ -88,6 +93,8 @@ class WaitingRoom(Generic[W]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._now = 0.0
         self._sweeping: asyncio.TimerHandle | None = None
+        #: Ends that newcomers leave turns to the publishes; as long as there are looks.
+        self._take_all_turns: Callable[[], None] = _do_nothing
 
     @property
     def is_used(self) -> bool:
@@ -111,6 +118,7 @@ class WaitingRoom(Generic[W]):
         self._turn.append(write)
         if self._sweeping is None:
             self._sweeping = loop.call_later(_SWEEP, self._sweep)
+            self._take_all_turns = Admission.of(loop).leave_turns(lambda: self.is_used)
         return write.begin(loop, self._now)
 
     def _full(self) -> NotPublished:
@@ -161,8 +169,10 @@ class WaitingRoom(Generic[W]):
         is_watching = self._watch(now)
         for write in list(takewhile(lambda write: write.deadline <= now, self._waiting)):
             self.settle(write, self._late(write))
-        is_wanted = is_watching or self._waiting
-        self._sweeping = loop.call_later(_SWEEP, self._sweep) if is_wanted else None
+        if is_watching or self._waiting:
+            self._sweeping = loop.call_later(_SWEEP, self._sweep)
+        else:
+            self.close()
 
     async def wait_empty(self) -> None:
         """Hand over the waiting writes and return when all are answered, which takes no longer than a deadline."""
@@ -176,3 +186,4 @@ class WaitingRoom(Generic[W]):
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
+            self._take_all_turns()

@@ -22,7 +22,7 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted AND mode
 
 
 def test_a_migration_that_waits_for_an_application_holds_up_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidewire.backends.postgres.schema._TRIES", 1_000)
+    monkeypatch.setattr("tidewire.backends.postgres.schema._TRYING", 1_000)
 
     async def scenario(url: str) -> None:
         async with client_of(url) as worker, client_of(url) as application, client_of(url) as migrating:
@@ -53,6 +53,38 @@ def test_a_migration_that_waits_for_an_application_holds_up_no_worker(monkeypatc
             await migration
             assert await worker.fetchval(SQL["version"]) == VERSION
             assert await worker.fetchval("SELECT count(*) FROM tidewire_outbox") == 2
+
+    run(scenario(postgres_database()), 60)
+
+
+#: Whether a session has waited for one lock for longer than a migration waits for most of them.
+PATIENT = """
+SELECT count(*) FROM pg_stat_activity
+WHERE pid = $1 AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '300 ms'
+"""
+
+
+def test_a_migration_has_its_turn_among_transactions_that_overlap() -> None:
+    """Each try asked for less time than the last one of them took: a busy application was never migrated."""
+
+    async def scenario(url: str) -> None:
+        async with client_of(url) as worker, client_of(url) as application, client_of(url) as migrating:
+            await prepare(worker)
+            await worker.execute(EARLIER)
+            transaction = application.transaction()
+            await transaction.start()
+            await application.execute("SELECT tidewire_publish('a', '1')")
+            migration = asyncio.create_task(prepare(migrating))
+
+            async def is_patient() -> bool:
+                if migration.done():
+                    await migration
+                return bool(await worker.fetchval(PATIENT, migrating.get_server_pid()))
+
+            await wait_until(is_patient, 20)
+            await transaction.commit()
+            await migration
+            assert await worker.fetchval(SQL["version"]) == VERSION
 
     run(scenario(postgres_database()), 60)
 

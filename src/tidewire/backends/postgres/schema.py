@@ -40,8 +40,11 @@ _COLUMNS = [
 
 #: Names of columns that the server fills.
 FILLED = {name for _, name, _, is_filled in _COLUMNS if is_filled}
-#: Tries to get the tables alone, which wait briefly for others (`be_brief`), and seconds between two.
-_TRIES, _BETWEEN = 8, 0.25
+#: Seconds for which a migration tries to get the tables alone, and seconds between two tries.
+_TRYING, _BETWEEN = 4.0, 0.25
+#: Seconds for which a try waits for a table, and the most for the one that it asks for first, three times as long as
+#: the last try did: transactions of an application that overlap leave it no moment otherwise.
+_BRIEF, _PATIENT = 0.2, 2.0
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -56,23 +59,26 @@ async def prepare(connection: Any) -> None:
 
     Where tables of publications were lost, or the triggers that notice an operator's removals, a new era begins. Raises
     ConfigurationError when a newer tidewire has migrated the schema, and asyncpg's LockNotAvailableError when others
-    use the tables for long; nobody else waits meanwhile for more than a moment.
+    use the tables for long; publishing in transactions waits meanwhile for up to 2 s, others for a moment.
     """
     missing = await _missing(connection)
     if await _version(connection, missing) == VERSION and not missing:
         return
-    for rest in reversed(range(_TRIES)):
+    clock = asyncio.get_running_loop().time
+    end, wait = clock() + _TRYING, _BRIEF
+    while True:
         try:
             async with connection.transaction():
-                await _migrate(connection)
+                await _migrate(connection, wait)
             return
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-            if not rest:
+            if clock() + _BETWEEN + _BRIEF >= end:
                 raise
         await asyncio.sleep(_BETWEEN * random.uniform(0.5, 1.5))
+        wait = max(_BRIEF, min(3 * wait, _PATIENT, end - clock()))
 
 
-async def _migrate(connection: Any) -> None:
+async def _migrate(connection: Any, wait: float) -> None:
     await connection.execute(SQL["be_patient"])
     await connection.execute(SQL["lock_schema"])
     await connection.execute(SQL["pin_path"])
@@ -80,10 +86,11 @@ async def _migrate(connection: Any) -> None:
     before = await _version(connection, missing)
     if before == VERSION and not missing:
         return
-    await connection.execute(SQL["be_brief"])
     # first the table that an application's transaction may hold for long: nobody else waits for that one then
-    for row in await connection.fetch(SQL["tables"], ["tidewire_outbox", *TABLES]):
-        await connection.execute(f"LOCK TABLE {row['name']} IN ACCESS EXCLUSIVE MODE")
+    for names, seconds in ((["tidewire_outbox"], wait), (TABLES, _BRIEF)):
+        await connection.execute(f"SET LOCAL lock_timeout = {seconds * 1e3:.0f}")
+        for row in await connection.fetch(SQL["tables"], names):
+            await connection.execute(f"LOCK TABLE {row['name']} IN ACCESS EXCLUSIVE MODE")
     for statement in (name for name in missing if name.startswith("ALTER TABLE")):
         await connection.execute(statement)
     await _drop(connection, missing)

@@ -2,8 +2,6 @@
 SELECT version FROM tidewire_store
 -- name: be_patient
 SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0
--- name: be_brief
-SET LOCAL lock_timeout = 200
 -- name: tables
 SELECT name FROM unnest($1::text[]) WITH ORDINALITY AS t (name, number) WHERE to_regclass(name) IS NOT NULL ORDER BY number
 -- name: lock_schema

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, WebSocket
 from fastapi.responses import JSONResponse
+from starlette.endpoints import WebSocketEndpoint
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import WebSocketRoute
+from tests.server.live_server import LiveServer
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from helpers.hubs import Application, run, serving
@@ -26,6 +32,7 @@ from tidewire.errors import (
     TidewireError,
 )
 
+TESTS = Path(__file__).parents[1]
 RAISED: dict[str, tuple[Exception, int]] = {
     "rights": (PermissionDenied("no"), 403),
     "rate": (RateLimited("slow down", retry_after=1.2), 429),
@@ -101,6 +108,88 @@ def test_a_made_up_name_is_one_sentence(caplog: pytest.LogCaptureFixture) -> Non
     assert "'/publish' is answered with 400" in caplog.text
     assert "redis://inside:6379 is away" in caplog.text
     assert "Traceback" not in caplog.text
+
+
+class Endpoint(WebSocketEndpoint):
+    async def on_connect(self, websocket: WebSocket) -> None:
+        await fail(websocket)
+
+
+async def raw(scope: Any, receive: Any, send: Any) -> None:
+    await fail(WebSocket(scope, receive, send))
+
+
+async def fail(websocket: WebSocket) -> None:
+    stage = websocket.query_params["stage"]
+    if stage != "before":
+        await websocket.accept()
+    if stage == "sent":
+        await websocket.send_text("x")
+    if stage == "closed":
+        await websocket.close(4_001)
+    if stage == "left":
+        await websocket.receive()  # the client closes it
+    raise StoreUnavailable("away")
+
+
+class Copying:
+    """A middleware that hands a scope of its own on."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(dict(scope), receive, send)
+
+
+def of_every_kind() -> FastAPI:
+    app, inner = FastAPI(), FastAPI()
+    for each in (app, inner):
+        each.add_middleware(Copying)
+        each.router.routes += [WebSocketRoute("/function", fail), WebSocketRoute("/class", Endpoint)]
+        each.mount("/raw", raw)
+    app.mount("/inner", inner)
+    return app
+
+
+KINDS = ("function", "class", "raw/x", "inner/function", "inner/class", "inner/raw/x")
+
+
+async def assert_ended_at_every_stage(open_at: Callable[[str], Any]) -> None:
+    for kind in KINDS:
+        with pytest.raises(InvalidStatus, match="503"):
+            await open_at(f"/{kind}?stage=before")
+        for stage, code in (("accepted", 1013), ("sent", 1013), ("closed", 4001)):
+            async with open_at(f"/{kind}?stage={stage}") as socket:
+                await socket.wait_closed()
+                assert socket.close_code == code, (kind, stage)
+        async with open_at(f"/{kind}?stage=left") as socket:
+            await socket.close()
+
+
+@pytest.mark.parametrize("server", ["websockets-sansio", "hypercorn"])
+def test_an_error_ends_a_socket_of_every_kind_before_and_after_it_is_accepted(server: str) -> None:
+    async def main() -> None:
+        hub, app = Hub(), of_every_kind()
+        app.router.lifespan_context = hub.lifespan
+        async with serving(hub, app, ws=server) as running:
+            await assert_ended_at_every_stage(running.open)
+
+    run(main())
+
+
+def test_so_it_does_with_tidewire_run(tmp_path: Path) -> None:
+    code = (
+        "from tests.reports.test_http_routes import of_every_kind\nfrom tidewire import Hub\n"
+        "app = of_every_kind()\napp.router.lifespan_context = Hub().lifespan\n"
+    )
+    (tmp_path / "kinds.py").write_text(code)
+    path = ":".join(map(str, (TESTS, TESTS.parent)))
+    with LiveServer(tmp_path, "kinds:app", command=("run",), PYTHONPATH=path) as server:
+        url = server.url.replace("http", "ws", 1)
+        run(assert_ended_at_every_stage(lambda path: connect(url + path)))
+        assert server.stop(20) == 0
+    assert "Traceback" not in server.err
 
 
 @pytest.mark.parametrize("class_", [CommandError, TidewireError])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from math import ceil
 from typing import Any
 
@@ -11,7 +12,8 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.routing import Router
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from tidewire import errors as e
 from tidewire.protocols.close_codes import POLICY, STORE_AWAY, close_reason
@@ -23,6 +25,9 @@ __all__ = ("answer_errors",)
 logger = logging.getLogger("tidewire")
 #: Clients could cause these lines as often as they like.
 _log_limit = LogLimit()
+
+#: Where the scope of a WebSocket keeps how far it has come.
+_STAGE = "tidewire.stage"
 
 #: The errors that are answered; subclasses of CommandError have statuses of their own.
 _STATUSES: dict[type[Exception], int] = {
@@ -81,6 +86,38 @@ def _answer_in(app: Starlette) -> None:
         app.add_exception_handler(class_, _answer)
         if layer is not None:
             layer.add_exception_handler(class_, _answer)
+    if added and layer is not None:
+        layer.app = _Staged(layer.app)
+    elif added:
+        app.add_middleware(_Staged)
+
+
+class _Staged:
+    """Notes in the scope of a WebSocket which message its application saw or sent last.
+
+    An error may reach a handler with another object than that on which the route has accepted.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket" or _STAGE in scope:
+            await self.app(scope, receive, send)
+            return
+        stage = scope[_STAGE] = [""]  # copies of the scope share it
+
+        async def noted(message: Message) -> None:
+            stage[0] = message["type"]
+            await send(message)
+
+        async def received() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                stage[0] = message["type"]
+            return message
+
+        await self.app(scope, received, noted)
 
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Any:
@@ -92,13 +129,18 @@ async def _answer(connection: HTTPConnection, error: Exception) -> Any:
     answer = JSONResponse({"detail": detail}, status, _retry_after(error, status))
     if not isinstance(connection, WebSocket):
         return answer
-    # outside of a block with its connection, which ends it itself
-    is_open = connection.application_state is not WebSocketState.CONNECTING
-    if not is_open and "websocket.http.response" in connection.scope.get("extensions", {}):
-        await connection.send_denial_response(answer)
-    else:  # before it is accepted, the server makes it a plain 403
-        await connection.close((STORE_AWAY if status == 503 else POLICY).code, close_reason(sentence(error)))
+    await _end(connection, answer, (STORE_AWAY if status == 503 else POLICY).code, close_reason(sentence(error)))
     return None
+
+
+async def _end(websocket: WebSocket, answer: JSONResponse, code: int, reason: str) -> None:
+    """End a WebSocket outside of a block with its connection, which ends it itself."""
+    [stage] = websocket.scope.get(_STAGE, ["websocket.accept"])
+    if not stage and "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(answer)
+    elif stage in ("", "websocket.accept", "websocket.send"):  # otherwise somebody has ended it
+        with suppress(WebSocketDisconnect, OSError):
+            await websocket.close(code, reason)  # before it is accepted, the server makes it a plain 403
 
 
 def _status(error: Exception) -> int:

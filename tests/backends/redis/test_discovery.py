@@ -34,16 +34,20 @@ async def answering(answer: Answer) -> AsyncIterator[Host]:
         yield "127.0.0.1", server.sockets[0].getsockname()[1]
 
 
-def owner_of_half(host: list[Host]) -> Answer:
+def owner_of_half(host: list[Host], last: int = 8191) -> Answer:
     """Return the answers of a server that knows the owner of half of the slots alone."""
 
     def answer(command: bytes) -> bytes:
         if b"SLOTS" not in command:
             return b"+OK\r\n"
         name, port = host[0]
-        return f"*1\r\n*3\r\n:0\r\n:8191\r\n*2\r\n${len(name)}\r\n{name}\r\n:{port}\r\n".encode()
+        return f"*1\r\n*3\r\n:0\r\n:{last}\r\n*2\r\n${len(name)}\r\n{name}\r\n:{port}\r\n".encode()
 
     return answer
+
+
+def owner_of_all(host: list[Host]) -> Answer:
+    return owner_of_half(host, 16383)
 
 
 def silent(_: bytes) -> bytes:
@@ -64,6 +68,26 @@ def test_a_silent_server_does_not_hide_what_another_one_knows(monkeypatch: pytes
             address = parse_address("redis+cluster://" + ",".join(f"{name}:{port}" for name, port in (alive, dead)))
             async with asyncio.timeout(10):
                 assert await ClusterHosts().read_slots(address) == [(0, 8191, alive)]
+
+    asyncio.run(scenario())
+
+
+def test_a_silent_server_takes_no_time_from_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second after the first answer was for one after the other, and the silent one used it up."""
+
+    async def scenario() -> None:
+        others: list[list[Host]] = [[], []]
+        async with (
+            answering(owner_of_half(others[0])) as first,
+            answering(silent) as dead,
+            answering(owner_of_all(others[1])) as good,
+        ):
+            others[0].append(first)
+            others[1].append(good)
+            monkeypatch.setattr(random, "shuffle", lambda hosts: hosts.sort(key=[first, dead, good].index))
+            address = parse_address("redis+cluster://" + ",".join(f"{n}:{port}" for n, port in (first, dead, good)))
+            async with asyncio.timeout(10):
+                assert await ClusterHosts().read_slots(address) == [(0, 16383, good)]
 
     asyncio.run(scenario())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 
@@ -20,7 +21,7 @@ __all__ = ("ClusterHosts", "SlotRange", "dial_any", "dial_host", "dial_owner")
 #: First and last slot, and the server that owns them.
 SlotRange = tuple[int, int, Host]
 #: Seconds after which the next server is asked. As long as none has answered, the last one has the time of its caller;
-#: then all that are left have so long together.
+#: then all that are left are asked at once, and have so long together.
 _ANSWER = 1.0
 
 
@@ -38,14 +39,12 @@ async def _ask_one(address: Address, command: Command, host: Host) -> Reply:
 
 async def _ask(address: Address, command: Command, is_enough: Callable[[Reply], bool], hosts: Sequence[Host]) -> None:
     """Ask servers, in any order, until an answer is enough; raises StoreUnavailable if there is no answer at all."""
-    reason, end = "it does not answer", 0.0
-    clock = asyncio.get_running_loop().time
+    reason = "it does not answer"
     candidates = list(dict.fromkeys((*hosts, *address.hosts)))
     random.shuffle(candidates)
-    for host in candidates:
-        until = end or (None if host == candidates[-1] else clock() + _ANSWER)
+    for number, host in enumerate(candidates, 1):
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(_ANSWER if number < len(candidates) else None):
                 reply = await _ask_one(address, command, host)
         except TimeoutError:
             continue
@@ -57,11 +56,40 @@ async def _ask(address: Address, command: Command, is_enough: Callable[[Reply], 
                 raise
             reason = str(error)  # somebody else has the address of a server that was there before
             continue
-        if is_enough(reply):
-            return
-        end = end or clock() + _ANSWER
-    if not end:
-        raise StoreUnavailable(f"{address.shown} cannot be reached: {reason}")
+        if not is_enough(reply):
+            await _ask_at_once(address, command, is_enough, candidates[number:])
+        return
+    raise StoreUnavailable(f"{address.shown} cannot be reached: {reason}")
+
+
+async def _ask_at_once(
+    address: Address, command: Command, is_enough: Callable[[Reply], bool], hosts: Sequence[Host]
+) -> None:
+    """Ask all of some servers, until an answer is enough: one that is silent takes no time from the others."""
+    refusals: list[ConfigurationError] = []
+
+    async def ask(host: Host) -> bool:
+        try:
+            return is_enough(await _ask_one(address, command, host))
+        except ConfigurationError as error:
+            if host in address.hosts:
+                refusals.append(error)
+        except (StoreUnavailable, TimeoutError):
+            pass
+        return False
+
+    tasks = [asyncio.create_task(ask(host)) for host in hosts]
+    try:
+        with contextlib.suppress(TimeoutError):
+            for answer in asyncio.as_completed(tasks, timeout=_ANSWER):
+                if await answer:
+                    return
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    if refusals:
+        raise refusals[0]
 
 
 async def _primary(address: Address) -> Host:

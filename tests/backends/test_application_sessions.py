@@ -137,6 +137,27 @@ def test_a_thread_passes_its_own_session_not_that_of_whichever_thread(tmp_path: 
     run(main())
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_what_a_thread_calls_has_the_session_of_its_task(tmp_path: Path, store: str) -> None:
+    async def main() -> None:
+        url, database = addresses(store, tmp_path)
+        engine = create_async_engine(database.replace("sqlite:", "sqlite+aiosqlite:"))
+        sessions = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
+        async with Hub(url) as hub:
+
+            async def place() -> None:
+                await sessions.execute(text("CREATE TABLE orders (id INTEGER)"))
+                await hub.publish("orders", "placed", connection=sessions)
+                await sessions.commit()
+                await sessions.remove()
+
+            await asyncio.to_thread(hub.from_thread, place)
+            assert await texts(hub, 1) == ["placed"]
+        await engine.dispose()
+
+    run(main())
+
+
 def test_what_nobody_keeps_is_in_no_transaction(tmp_path: Path) -> None:
     async def main() -> None:
         database = sqlite3.connect(tmp_path / "app.db", isolation_level=None)

@@ -31,7 +31,8 @@ async def opened(connection: Any, *dialects: str) -> Any:
     """
     kinds = {kind.__name__ for kind in type(connection).__mro__}
     if kinds & _SCOPED:
-        if IS_FROM_THREAD.get():
+        # of a thread alone: what a thread calls may have a session of its task throughout
+        if IS_FROM_THREAD.get() and "scoped_session" in kinds:
             raise ConfigurationError(
                 f"connection={type(connection).__qualname__} has another session on the event loop than in the thread "
                 "that calls; pass that thread's own, as hub.from_thread(hub.publish, …, connection=Session())"

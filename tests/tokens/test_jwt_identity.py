@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -200,6 +201,21 @@ def test_a_store_that_was_emptied_makes_no_ticket_good_a_second_time(tmp_path: P
                 assert (await answer(running, f"/ws?ticket={(await fetch()).json()}")).startswith("ann")
 
         run(main())
+
+
+def test_a_ticket_of_a_worker_of_an_earlier_version_is_good_once() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            tickets = Tickets(hub, SECRET)
+            claims = jwt.decode(await tickets.issue("ann"), options={"verify_signature": False})
+            del claims["epoch"]
+            earlier = jwt.encode(claims, hashlib.sha256(b"tidewire ticket\0" + SECRET.encode()).digest(), "HS256")
+            identity = await tickets.redeem(earlier)
+            assert identity is not None
+            assert identity.user == "ann"
+            assert await tickets.redeem(earlier) is None
+
+    run(main())
 
 
 def test_clients_that_choose_their_channels_are_identified_too() -> None:

@@ -69,10 +69,10 @@ class Tickets:
         Raises StoreUnavailable, PublishError.
         """
         try:
-            claims = jwt.decode(ticket, self._key, [_ALGORITHM], options={"require": ["sub", "jti", "exp", "epoch"]})
+            claims = jwt.decode(ticket, self._key, [_ALGORITHM], options={"require": ["sub", "jti", "exp"]})
         except jwt.PyJWTError:
             return None
-        if not await self._is_first(claims["jti"], claims["epoch"]):
+        if not await self._is_first(claims["jti"], claims.get("epoch")):
             return None
         return Identity(
             claims["sub"],
@@ -81,13 +81,16 @@ class Tickets:
             token=IssuedToken(*claims["issued"]),
         )
 
-    async def _is_first(self, ticket: str, epoch: str) -> bool:
-        """Return whether a ticket was not used before: the store keeps the first of publications with the same key."""
+    async def _is_first(self, ticket: str, epoch: str | None) -> bool:
+        """Return whether a ticket was not used before: the store keeps the first of publications with the same key.
+
+        A worker of an earlier version issues tickets without an epoch.
+        """
         broker, mark, age = self._hub.node.broker, secrets.token_bytes(8), 2 * self._seconds
         retention = Retention(1_000_000, age)
         request = PublishRequest(TICKETS, mark, Format.BINARY, key=ticket, key_age=age, retention=retention)
         position = await broker.publish(request)
-        if position.epoch != epoch:  # the store has lost what it kept, perhaps this ticket
+        if epoch not in (None, position.epoch):  # the store has lost what it kept, perhaps this ticket
             return False
         before = Position(position.offset - 1, position.epoch)
         page = await broker.history(TICKETS, since=before, limit=1, retention=retention)

@@ -229,6 +229,14 @@ def test_a_token_of_later_is_not_valid_yet(claim: str) -> None:
         asyncio.run(guard.subscribe(ANN, "news:1", sign({"sub": "ann", "channel": "news:1", claim: now + 60}), b""))
 
 
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_time_in_milliseconds_is_said_to_be_one(claim: str) -> None:
+    for moment, is_said in ((time.time() * 1_000, True), (time.time() + 86_400, False)):
+        with pytest.raises(BadToken) as refusal:
+            asyncio.run(tokens().connection(sign({"sub": "ann", claim: moment})))
+        assert ("seconds, not milliseconds" in str(refusal.value)) == is_said
+
+
 def test_anonymous_tokens_may_be_refused() -> None:
     client = ClientTable.model_validate(
         {"token": {"hmac_secret_key": SECRET}, "disallow_anonymous_connection_tokens": True}

@@ -33,6 +33,8 @@ _SECRET_BYTES = 32
 
 #: Seconds within which a token that is not valid yet (`nbf`, `iat`) may become valid while its client tries again.
 _SOON = 300.0
+#: A time that is so many seconds ahead counts milliseconds.
+_MILLISECONDS = 1e11
 
 logger = logging.getLogger("tidewire")
 _jws = jwt.PyJWS()
@@ -175,7 +177,8 @@ class ClientTokens:
         for name, moment in (("nbf", claims.nbf), ("iat", claims.iat)):
             early = (moment or 0.0) - now - self._leeway
             if early > _SOON:
-                raise BadToken(f"the token is not valid yet (`{name}`), and will not be soon")
+                hint = "; write seconds, not milliseconds" if early > _MILLISECONDS else ""
+                raise BadToken(f"the token is not valid yet (`{name}`), and will not be soon{hint}")
             if early > 0:
                 raise TokenExpired(f"the token is not valid yet (`{name}`); fetch another, or try again then")
         if claims.exp is None and self._require_exp:

@@ -565,6 +565,17 @@ def test_an_account_is_in_the_hub_who_the_first_server_says_and_stays_apart(tmp_
     assert opened(True)["cid"] == "cid~account"
 
 
+def test_servers_that_do_not_agree_on_who_accounts_are_in_the_hub_are_warned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(accounts: Accounts) -> None:
+        await accounts.users()
+
+    for apart, count in ((None, 0), (True, 0), (True, 0), (None, 0), (False, 1), (False, 1), (True, 2)):
+        with_accounts(tmp_path / "a.db", test, apart=apart)
+        assert len([record for record in caplog.records if "apart" in record.getMessage()]) == count
+
+
 def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     async def test(accounts: Accounts) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from tidewire.errors import ConfigurationError, StoreUnavailable
 from tidewire.support.sqlite_files import WalFile
 
 __all__ = ("Database",)
+
+logger = logging.getLogger("tidewire")
 
 T = TypeVar("T")
 
@@ -99,7 +102,7 @@ class Database:
         connection.executescript(resources.files(__package__).joinpath("accounts.sql").read_text())
         _upgrade(connection)
         if self._apart is not None:
-            _set_apart(connection, self._apart)
+            _set_apart(connection, self._apart, self._path)
 
     def _disconnect(self) -> None:
         if self._file is not None:
@@ -120,7 +123,7 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         connection.execute("COMMIT")
 
 
-def _set_apart(connection: sqlite3.Connection, apart: bool) -> None:
+def _set_apart(connection: sqlite3.Connection, apart: bool, path: Path) -> None:
     """Note a server's mode, for new accounts and those that have none yet; one that was ever set apart stays so."""
     needed = (
         "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM accounts_mode WHERE apart = :apart) "
@@ -130,6 +133,14 @@ def _set_apart(connection: sqlite3.Connection, apart: bool) -> None:
     if connection.execute(needed, values).fetchone() is None:
         return
     connection.execute("BEGIN IMMEDIATE")
+    before = connection.execute("SELECT apart FROM accounts_mode").fetchone()
     connection.execute("INSERT OR REPLACE INTO accounts_mode (one, apart) VALUES (1, :apart)", values)
     connection.execute("UPDATE accounts_users SET apart = :apart WHERE apart IS NULL OR apart < :apart", values)
     connection.execute("COMMIT")
+    if before is not None and before[0] != apart:
+        logger.warning(
+            "the server that had the accounts in %s before %s the application's users, and this one %s: new accounts "
+            "are as this one says; servers that share the file need the same client.token and the same sign-up",
+            path,
+            *(("set them apart from", "does not") if before[0] else ("did not set them apart from", "does")),
+        )

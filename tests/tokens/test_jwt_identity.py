@@ -192,8 +192,8 @@ def test_a_store_that_was_emptied_makes_no_ticket_good_a_second_time(tmp_path: P
                 assert (await fetch()).status_code == 503
                 redis.start()
 
-                async def is_judged() -> bool:
-                    return await refusal(running, f"/ws?ticket={used}") != 503
+                async def is_judged() -> bool:  # the store answers both who reads and who publishes
+                    return await refusal(running, f"/ws?ticket={used}") != 503 and (await fetch()).is_success
 
                 await wait_until(is_judged, 30)
                 for ticket in (used, unused):  # nobody knows which of them was used

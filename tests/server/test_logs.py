@@ -5,6 +5,7 @@ import logging
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def cleaned(message: str, *args: object) -> str:
         ("GET /ws?x=1&access_token=abc", "GET /ws?x=1&access_token=***"),
         ("GET /x?ticket=abc&x=1", "GET /x?ticket=***&x=1"),
         (f"GET /{JWT}/x", "GET /***/x"),
+        (f"GET /%22{JWT}%22", "GET /%22***%22"),
         ("100 % sure", "100 % sure"),
         ("room a\nINFO forged", "room a\\nINFO forged"),
         ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
@@ -52,6 +54,16 @@ def test_messages_are_cleaned(given: str, logged: str) -> None:
 )
 def test_a_query_has_no_secret_however_it_is_written(given: str, shown: str) -> None:
     assert without_secrets(given) == shown
+
+
+@pytest.mark.parametrize("part", ["eyJ", "eyJaaaaaaaa-", "eyJaaaaaaaaaa.bbb ", "aaaaaaaaaaaa."])
+def test_a_long_line_of_a_stranger_takes_no_longer_for_its_square(part: str) -> None:
+    def seconds(times: int) -> float:
+        begun = time.process_time()
+        without_secrets(part * times)
+        return time.process_time() - begun
+
+    assert min(seconds(16_000) for _ in range(3)) < 60 * min(seconds(1_000) for _ in range(3)) + 0.05
 
 
 def test_arguments_are_part_of_what_is_cleaned() -> None:

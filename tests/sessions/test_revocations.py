@@ -101,6 +101,20 @@ def test_a_revocation_while_the_store_is_away_holds_everywhere_when_it_is_back(t
         run(main())
 
 
+def test_an_old_revocation_that_comes_again_ends_only_what_is_older() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            own, timeless, old = [await connect(hub.node, user="ann") for _ in range(3)]
+            timeless.connection.opened_with(IssuedToken("t9", None))
+            old.connection.opened_with(IssuedToken("t1", NOW - 200))
+            hub.revocations._take(Revocation("ann", "", NOW - 100, again=True))
+            assert old.connection.ending == REVOKED
+            assert own.connection.ending is None
+            assert timeless.connection.ending is None
+
+    run(main())
+
+
 def test_the_oldest_revocations_are_dropped_and_counted() -> None:
     async def main() -> None:
         async with Hub(limits=Limits(revocations=2)) as hub:

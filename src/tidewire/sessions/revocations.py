@@ -145,7 +145,9 @@ class Revocations:
         registry = self._node.registry
         of_user = registry.users.get(revocation.user, {}) if revocation.user else registry.connections
         for connection in tuple(of_user.values()):
-            if _concerns(revocation, connection):
+            is_ended = self.is_revoked(connection.user, connection.token) if revocation.again else None
+            # One without a known time may have begun after an old revocation.
+            if _concerns(revocation, connection) if is_ended is None else is_ended:
                 self._node.fanout.flush_for(connection)
                 connection.end(REVOKED)
 

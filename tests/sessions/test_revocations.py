@@ -10,10 +10,11 @@ import pytest
 
 from engine.support import connect, run
 from helpers.stores import start_redis
+from tidewire.channels import REVOKED as CHANNEL
 from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
 from tidewire.hub import Hub
 from tidewire.limits import Limits
-from tidewire.messages import IssuedToken
+from tidewire.messages import IssuedToken, Position
 from tidewire.protocols.close_codes import REVOKED
 from tidewire.sessions.revocations import Revocation
 from tidewire.testing import wait_until
@@ -104,13 +105,34 @@ def test_a_revocation_while_the_store_is_away_holds_everywhere_when_it_is_back(t
 def test_an_old_revocation_that_comes_again_ends_only_what_is_older() -> None:
     async def main() -> None:
         async with Hub() as hub:
-            own, timeless, old = [await connect(hub.node, user="ann") for _ in range(3)]
+            own, timeless, old, first = [await connect(hub.node, user="ann") for _ in range(4)]
+            first.connection.opened_at -= NOW  # long before
             timeless.connection.opened_with(IssuedToken("t9", None))
             old.connection.opened_with(IssuedToken("t1", NOW - 200))
             hub.revocations._take(Revocation("ann", "", NOW - 100, again=True))
-            assert old.connection.ending == REVOKED
+            assert old.connection.ending == first.connection.ending == REVOKED
             assert own.connection.ending is None
             assert timeless.connection.ending is None
+
+    run(main())
+
+
+def test_a_new_epoch_is_given_those_alone_that_the_store_has_lost() -> None:
+    async def main() -> None:
+        async with Hub() as hub:
+            for number in range(250):
+                await hub.revoke(jti=f"t{number}")
+            revocations = hub.revocations
+            await revocations.load()
+            for epoch in ("one", "another"):
+                revocations._read = Position(1, epoch)
+                await revocations.load()
+            kept = await hub.node.broker.history(CHANNEL)
+            assert (kept.top.offset, len(kept.publications)) == (250, 250)
+            await hub.node.broker.remove_history(CHANNEL)
+            revocations._read = Position(1, "a third")
+            await revocations.load()
+            assert len((await hub.node.broker.history(CHANNEL)).publications) == 250
 
     run(main())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections import OrderedDict
 
 import msgspec
@@ -25,6 +26,8 @@ logger = logging.getLogger("tidewire")
 #: Seconds between two reads of the stored revocations, in case that an outage was longer than a gap may be, or that
 #: somebody emptied the store.
 _READ_SECONDS = 10.0
+#: How many are given to the store at once.
+_AT_ONCE = 100
 
 
 class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -70,17 +73,32 @@ class Revocations:
         page = await self._broker.history(CHANNEL, since=since, retention=self._retention)
         if not page.complete:
             page = await self._broker.history(CHANNEL, retention=self._retention)
-        lost = self._known() if since is not None and page.top.epoch != since.epoch else ()
-        for revocation in lost:
-            self._keep_later(revocation)
-        for publication in page.publications:
-            self.take(publication)
+        kept = [one for one in map(_decoded, page.publications) if one is not None]
+        if since is not None and page.top.epoch != since.epoch:
+            stored = {(one.user, one.token, one.issued_before) for one in kept}
+            for one in self._known():
+                if (one.user, one.token, one.issued_before) not in stored:
+                    self._keep_later(one)
+        for one in kept:
+            self._take(one)
         self._read = page.top
-        for revocation in tuple(self._unkept):
-            data = msgspec.json.encode(msgspec.structs.replace(revocation, again=True))
-            key = hashlib.sha256(data).hexdigest()  # the same on all nodes, which do this at the same time
-            await self._broker.publish(PublishRequest(CHANNEL, data, key=key, retention=self._retention))
-            self._unkept.pop(revocation, None)
+        await self._keep_now()
+
+    async def _keep_now(self) -> None:
+        """Give the store those that it may not have; one that it refuses holds up no other."""
+        waiting = tuple(self._unkept)
+        for first in range(0, len(waiting), _AT_ONCE):
+            group = waiting[first : first + _AT_ONCE]
+            results = await asyncio.gather(*map(self._keep, group), return_exceptions=True)
+            failures = [result for result in results if isinstance(result, BaseException)]
+            if len(failures) == len(group):
+                raise failures[0]
+
+    async def _keep(self, revocation: Revocation) -> None:
+        data = msgspec.json.encode(msgspec.structs.replace(revocation, again=True))
+        key = hashlib.sha256(data).hexdigest()  # the same on all nodes, which do this at the same time
+        await self._broker.publish(PublishRequest(CHANNEL, data, key=key, retention=self._retention))
+        self._unkept.pop(revocation, None)
 
     def _known(self) -> list[Revocation]:
         tokens = [Revocation(user, token) for token, user in self._tokens.items()]
@@ -107,10 +125,9 @@ class Revocations:
 
     def take(self, publication: Publication) -> None:
         """Apply a revocation of any node."""
-        try:
-            self._take(msgspec.json.decode(publication.data, type=Revocation))
-        except msgspec.MsgspecError:
-            logger.warning("a revocation of another version was not understood")
+        revocation = _decoded(publication)
+        if revocation is not None:
+            self._take(revocation)
 
     def _take(self, revocation: Revocation) -> None:
         is_known = revocation.token in self._tokens
@@ -145,9 +162,7 @@ class Revocations:
         registry = self._node.registry
         of_user = registry.users.get(revocation.user, {}) if revocation.user else registry.connections
         for connection in tuple(of_user.values()):
-            is_ended = self.is_revoked(connection.user, connection.token) if revocation.again else None
-            # One without a known time may have begun after an old revocation.
-            if _concerns(revocation, connection) if is_ended is None else is_ended:
+            if _concerns(revocation, connection):
                 self._node.fanout.flush_for(connection)
                 connection.end(REVOKED)
 
@@ -156,5 +171,16 @@ def _concerns(revocation: Revocation, connection: Connection) -> bool:
     issued = connection.token
     if revocation.token:
         return issued is not None and issued.id == revocation.token
-    # The user's connections without a token have begun before it, too.
-    return issued is None or issued.issued_at is None or issued.issued_at < revocation.issued_before
+    if issued is not None and issued.issued_at is not None:
+        return issued.issued_at < revocation.issued_before
+    # The time of its token is not known. It began before a revocation of now, but maybe after one that comes again.
+    opened_at = time.time() - (time.monotonic() - connection.opened_at)
+    return not revocation.again or opened_at < revocation.issued_before
+
+
+def _decoded(publication: Publication) -> Revocation | None:
+    try:
+        return msgspec.json.decode(publication.data, type=Revocation)
+    except msgspec.MsgspecError:
+        logger.warning("a revocation of another version was not understood")
+        return None

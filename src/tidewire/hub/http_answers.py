@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from contextlib import suppress
 from math import ceil
 from typing import Any
@@ -101,10 +102,10 @@ class _Staged:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # no coroutine of its own: it would be resumed with the application's for each message
         if scope["type"] != "websocket" or _STAGE in scope:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         stage = scope[_STAGE] = [""]  # copies of the scope share it
 
         async def noted(message: Message) -> None:
@@ -117,7 +118,7 @@ class _Staged:
                 stage[0] = message["type"]
             return message
 
-        await self.app(scope, received, noted)
+        return self.app(scope, received, noted)
 
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Any:

@@ -74,12 +74,12 @@ class FrameParser:
         "_at",
         "_extensions",
         "_first_opcode",
+        "_fragments",
         "_is_compressed",
         "_max_fragments",
         "_max_size",
         "_size",
         "buffer",
-        "fragments",
     )
 
     def __init__(self, max_size: int, max_fragments: int, extensions: Sequence[Extension]) -> None:
@@ -90,14 +90,14 @@ class FrameParser:
         self.buffer: bytes | bytearray = b""
         self._at = 0
         #: The fragments of the message that has begun, if one has, and their bytes.
-        self.fragments: list[bytes] | None = None
+        self._fragments: list[bytes] | None = None
         self._first_opcode = self._size = 0
         self._is_compressed = False
 
     @property
     def is_amid_message(self) -> bool:
         """Whether a message or a frame has begun and is not complete, after `next_event` has returned None."""
-        return bool(self.buffer) or self.fragments is not None
+        return bool(self.buffer) or self._fragments is not None
 
     @property
     def unread(self) -> int:
@@ -142,7 +142,7 @@ class FrameParser:
                 else:
                     size = int.from_bytes(buffer[start + 2 : begin - 4], "big")
             end = begin + size
-            if (first != _WHOLE_TEXT and first != _WHOLE_BINARY) or self.fragments is not None:
+            if (first != _WHOLE_TEXT and first != _WHOLE_BINARY) or self._fragments is not None:
                 self._check(first, size)
             if size > self._max_size - self._size and not first & _CONTROL:
                 raise Fault(1009, f"a message of more than {self._max_size} bytes", "message_size")
@@ -175,10 +175,10 @@ class FrameParser:
             if not first & _FIN:
                 raise Fault(1002, "fragmented control frame")
         elif opcode == _CONTINUATION:
-            if self.fragments is None:
+            if self._fragments is None:
                 raise Fault(1002, "unexpected continuation frame")
         elif opcode in (_TEXT, _BINARY):
-            if self.fragments is not None:
+            if self._fragments is not None:
                 raise Fault(1002, "expected a continuation frame")
         else:
             raise Fault(1002, "invalid opcode")
@@ -187,13 +187,13 @@ class FrameParser:
         opcode = first & 15
         if opcode & _CONTROL:
             return self._parse_control(Opcode(opcode), data)
-        if self.fragments is None:
+        if self._fragments is None:
             self._first_opcode = opcode
             self._is_compressed = bool(first & _RSV1)
-            self.fragments = []
+            self._fragments = []
         if self._is_compressed:
             data = self._decompress(first, data)
-        return self._add_fragment(self.fragments, data, is_last=bool(first & _FIN))
+        return self._add_fragment(self._fragments, data, is_last=bool(first & _FIN))
 
     def _add_fragment(self, fragments: list[bytes], data: bytes, *, is_last: bool) -> str | bytes | None:
         fragments.append(data)
@@ -202,7 +202,7 @@ class FrameParser:
             raise Fault(1009, f"more than {self._max_fragments} fragments in one message", "fragments")
         if not is_last:
             return None
-        self.fragments, self._size = None, 0
+        self._fragments, self._size = None, 0
         message = fragments[0] if len(fragments) == 1 else b"".join(fragments)
         if self._first_opcode != _TEXT:
             return message
@@ -220,7 +220,7 @@ class FrameParser:
             raise Fault(1002, str(error)) from None
         except UnicodeDecodeError as error:
             raise _no_text(error) from None
-        if self.fragments is not None:
+        if self._fragments is not None:
             raise Fault(1002, "incomplete fragmented message")
         return Control(opcode, payload, Disconnect(int(close.code), close.reason))
 
@@ -313,12 +313,9 @@ class Reader:
         parser = self._parser
         if parser is None:
             return False
-        if parser.buffer:
-            parser.feed(data)
-        else:  # mostly; then no call is needed, nor behind whole frames
-            parser.buffer = data
+        parser.feed(data)
         self._read(parser)
-        return (bool(parser.buffer) or parser.fragments is not None) and not self._pauses
+        return not self._pauses and parser.is_amid_message
 
     def _read(self, parser: FrameParser) -> None:
         if self._is_reading:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from engine.support import connect, run
-from helpers.stores import start_redis
+from helpers.stores import Daemon, start_redis
 from tidewire.channels import REVOKED as CHANNEL
 from tidewire.errors import ConfigurationError, PublishError, StoreUnavailable
 from tidewire.hub import Hub
@@ -61,45 +64,48 @@ def test_a_node_that_missed_a_revocation_reads_it_later(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_store_that_was_emptied_gets_the_revocations_again(tmp_path: Path) -> None:
+@asynccontextmanager
+async def on_redis(tmp_path: Path) -> AsyncIterator[tuple[Daemon, Callable[[], Hub], Hub, Hub]]:
+    """Yield a server that keeps nothing on disk, what makes a hub on it, and two such hubs."""
     with start_redis(tmp_path) as redis:
-        url = f"redis://127.0.0.1:{redis.port}"
+        make = partial(Hub, f"redis://127.0.0.1:{redis.port}")
+        async with make() as one, make() as two:
+            yield redis, make, one, two
 
-        async def main() -> None:
-            async with Hub(url) as one, Hub(url) as two:
-                await one.revoke(user="ann", issued_before=NOW)
-                await one.revoke(jti="t1")
-                await wait_until(lambda: two.node.is_revoked("", IssuedToken("t1")))
-                redis.kill()  # it keeps nothing on disk
-                redis.start()
 
-                async def is_known_to_newcomers() -> bool:
-                    async with Hub(url) as later:
-                        revoked = [later.node.is_revoked("ann", IssuedToken("", NOW - 10))]
-                        return all([*revoked, later.node.is_revoked("bob", IssuedToken("t1"))])
+def test_a_store_that_was_emptied_gets_the_revocations_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with on_redis(tmp_path) as (redis, make, one, two):
+            await one.revoke(user="ann", issued_before=NOW)
+            await one.revoke(jti="t1")
+            await wait_until(lambda: two.node.is_revoked("", IssuedToken("t1")))
+            redis.kill()
+            redis.start()
 
-                await wait_until(is_known_to_newcomers, 60)
+            async def is_known_to_newcomers() -> bool:
+                async with make() as later:
+                    revoked = [later.node.is_revoked("ann", IssuedToken("", NOW - 10))]
+                    return all([*revoked, later.node.is_revoked("bob", IssuedToken("t1"))])
 
-        run(main())
+            await wait_until(is_known_to_newcomers, 60)
+
+    run(main())
 
 
 def test_a_revocation_while_the_store_is_away_holds_everywhere_when_it_is_back(tmp_path: Path) -> None:
-    with start_redis(tmp_path) as redis:
-        url = f"redis://127.0.0.1:{redis.port}"
+    async def main() -> None:
+        async with on_redis(tmp_path) as (redis, _, one, two):
+            there = await connect(two.node, user="ann")
+            there.connection.opened_with(IssuedToken("t1", NOW - 10))
+            redis.kill()
+            with pytest.raises((PublishError, StoreUnavailable)):
+                await one.revoke(user="ann", issued_before=NOW)
+            assert one.node.is_revoked("ann", IssuedToken("", NOW - 10))
+            redis.start()
+            await wait_until(lambda: there.connection.is_closed, 30)
+            assert there.connection.ending == REVOKED
 
-        async def main() -> None:
-            async with Hub(url) as one, Hub(url) as two:
-                there = await connect(two.node, user="ann")
-                there.connection.opened_with(IssuedToken("t1", NOW - 10))
-                redis.kill()
-                with pytest.raises((PublishError, StoreUnavailable)):
-                    await one.revoke(user="ann", issued_before=NOW)
-                assert one.node.is_revoked("ann", IssuedToken("", NOW - 10))
-                redis.start()
-                await wait_until(lambda: there.connection.is_closed, 30)
-                assert there.connection.ending == REVOKED
-
-        run(main())
+    run(main())
 
 
 def test_an_old_revocation_that_comes_again_ends_only_what_is_older() -> None:

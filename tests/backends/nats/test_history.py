@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +94,25 @@ def test_the_newest_of_very_many_are_found_without_reading_all(tmp_path: Path) -
         run(scenario(server), 30)
 
 
-def test_a_page_of_a_long_history_costs_no_more_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that is far behind reads page after page: each message once, whatever comes after the page."""
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Count the messages that are read from now on."""
     read, count = reading._read, itertools.count()
 
     def counted(msg: Any) -> Any:
         next(count)
         return read(msg)
 
+    monkeypatch.setattr(reading, "_read", counted)
+    return count
+
+
+def test_a_page_of_a_long_history_costs_no_more_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is far behind reads page after page: each message once, whatever comes after the page."""
+
     async def scenario(server: Daemon) -> None:
         broker = await opened(server)
         kept = await publish(broker, "a", 1_000)
-        monkeypatch.setattr(reading, "_read", counted)
+        count = count_reads(monkeypatch)
         found: list[int] = []
         page = await broker.history("a", limit=50, retention=ALL)
         while page.publications:
@@ -124,16 +132,11 @@ def test_a_page_of_a_long_history_costs_no_more_than_itself(tmp_path: Path, monk
 
 def test_who_is_too_far_behind_is_read_no_more_than_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the stream is busy, a server takes up to a millisecond for each old message, and its readers gave up."""
-    read, count = reading._read, itertools.count()
-
-    def counted(msg: Any) -> Any:
-        next(count)
-        return read(msg)
 
     async def scenario(server: Daemon) -> None:
         broker = await opened(server)
         kept = await publish(broker, "a", 750)
-        monkeypatch.setattr(reading, "_read", counted)
+        count = count_reads(monkeypatch)
         since = Position(kept[10], (await broker.positions(["a"]))["a"].epoch)
         page = await broker.history("a", since=since, limit=50, retention=Retention(100, 1e9))
         assert (offsets(page), page.complete) == (kept[-100:-50], False)

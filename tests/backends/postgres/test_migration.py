@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
@@ -21,16 +24,23 @@ EARLIER = "UPDATE tidewire_store SET version = 4"
 WAITING = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted AND mode = 'AccessExclusiveLock'"
 
 
+@asynccontextmanager
+async def in_use(url: str) -> AsyncIterator[tuple[Any, Any, Any]]:
+    """Yield a worker of an earlier version, a transaction that has published, and who will migrate."""
+    async with client_of(url) as worker, client_of(url) as application, client_of(url) as migrating:
+        await prepare(worker)
+        await worker.execute(EARLIER)
+        transaction = application.transaction()
+        await transaction.start()
+        await application.execute("SELECT tidewire_publish('a', '1')")
+        yield worker, transaction, migrating
+
+
 def test_a_migration_that_waits_for_an_application_holds_up_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidewire.backends.postgres.schema._TRYING", 1_000)
 
     async def scenario(url: str) -> None:
-        async with client_of(url) as worker, client_of(url) as application, client_of(url) as migrating:
-            await prepare(worker)
-            await worker.execute(EARLIER)
-            transaction = application.transaction()
-            await transaction.start()
-            await application.execute("SELECT tidewire_publish('a', '1')")
+        async with in_use(url) as (worker, transaction, migrating):
             process = migrating.get_server_pid()
             migration = asyncio.create_task(prepare(migrating))
 
@@ -68,12 +78,7 @@ def test_a_migration_has_its_turn_among_transactions_that_overlap() -> None:
     """Each try asked for less time than the last one of them took: a busy application was never migrated."""
 
     async def scenario(url: str) -> None:
-        async with client_of(url) as worker, client_of(url) as application, client_of(url) as migrating:
-            await prepare(worker)
-            await worker.execute(EARLIER)
-            transaction = application.transaction()
-            await transaction.start()
-            await application.execute("SELECT tidewire_publish('a', '1')")
+        async with in_use(url) as (worker, transaction, migrating):
             migration = asyncio.create_task(prepare(migrating))
 
             async def is_patient() -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from contract.serving import until
-from engine.support import connect, run
+from engine.support import Client, connect, run
 from helpers.ledger import RULES, Ledger, check, received
 from tidewire.backends import open_backend
 from tidewire.engine.node import Node
@@ -76,6 +76,17 @@ async def node_on(stack: AsyncExitStack, path: Path) -> Node:
     return node
 
 
+async def in_use(stack: AsyncExitStack, path: Path) -> tuple[Ledger, list[Client]]:
+    """Return what was published on one of two nodes, and a client of each, which has received it."""
+    nodes = [await node_on(stack, path) for _ in range(2)]
+    clients = [await connect(node, channel="a") for node in nodes]
+    ledger = Ledger(nodes[0])
+    await ledger.publish(10)
+    for client in clients:
+        await received(client, ledger)
+    return ledger, clients
+
+
 @pytest.mark.parametrize(
     ("statements", "told"), [*((one, True) for one in LOSSES + CHANGES), *((one, False) for one in HARMLESS)]
 )
@@ -84,17 +95,12 @@ def test_what_is_removed_is_made_again_and_told(tmp_path: Path, statements: str,
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
-            node, other = [await node_on(stack, path) for _ in range(2)]
-            near, far = await connect(node, channel="a"), await connect(other, channel="a")
-            ledger = Ledger(node)
-            await ledger.publish(10)
-            for client in (near, far):
-                await received(client, ledger)
+            ledger, clients = await in_use(stack, path)
             before = ledger.last
             await asyncio.to_thread(operate, path, statements)
             await ledger.succeeds(10)
             assert ledger.were_sure
-            for client in (near, far):
+            for client in clients:
                 await received(client, ledger)
                 check(client, ledger, told=told)
             assert (ledger.last.epoch != before.epoch) is told
@@ -125,15 +131,10 @@ def test_what_is_removed_from_the_file_itself_is_made_again_and_tables_of_others
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
-            node, other = [await node_on(stack, path) for _ in range(2)]
-            near, far = await connect(node, channel="a"), await connect(other, channel="a")
-            ledger = Ledger(node)
-            await ledger.publish(10)
-            for client in (near, far):
-                await received(client, ledger)
+            ledger, clients = await in_use(stack, path)
             operate(path, f"INSERT INTO mine VALUES (1); {statements}; PRAGMA wal_checkpoint(TRUNCATE)")
             await ledger.succeeds(10)
-            for client in (near, far):
+            for client in clients:
                 await received(client, ledger)
                 check(client, ledger, told="publications" in statements)
         with closing(sqlite3.connect(path)) as connection:

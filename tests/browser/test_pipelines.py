@@ -231,6 +231,7 @@ def test_a_killed_server_interrupts_and_the_page_goes_on(people: MakePerson, ser
     (folder / "crash.word").write_text("go")
     page.get_by_role("button", name="Resume").click()
     is_now(page, "Finished")
+    expect(page.locator("#log-text")).to_contain_text("last words")  # the log is shown a moment after the state
     shown = page.locator("#log-text").inner_text()
     assert len(re.findall(r"^line 7 ", shown, re.MULTILINE)) == len(re.findall(r"\[tidewire\] attempt", shown))
 

@@ -20,6 +20,7 @@ from sqlmodel import Session as ModelSession
 
 from helpers.hubs import run
 from tidewire import ChannelOptions, ConfigurationError, Hub, Limits, Publications
+from tidewire.backends.shared.waiting import WAITING_BYTES
 from tidewire.testing import wait_until
 
 TESTS = Path(__file__).parents[2]
@@ -184,6 +185,44 @@ def test_what_cannot_be_published_within_a_transaction_says_why(tmp_path: Path) 
         async with hub_in(tmp_path) as hub:  # a file that has gone is no trouble, and is not made again
             await hub.publish("orders", 2)
         assert not (tmp_path / "app.db").exists()
+
+    run(main())
+
+
+def test_more_than_may_wait_for_the_store_is_moved_in_turns_and_leaves_room_for_others(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = app_in(tmp_path)
+        count = 20
+        data = "x" * (WAITING_BYTES // count + 1)
+        async with hub_in(tmp_path) as hub:
+            database.execute("BEGIN")
+            for _ in range(count):
+                await hub.publish("orders", data, connection=database)
+            database.execute("COMMIT")
+            async with asyncio.timeout(60):
+                while (await hub.position("orders")).offset < count:
+                    await hub.publish("others", 1)  # refused while too much waits
+            await wait_until(lambda: waiting(tmp_path) == 0)
+            assert (await hub.position("orders")).offset == count
+        database.close()
+
+    run(main(), 90)
+
+
+def test_a_file_that_cannot_be_moved_holds_up_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with hub_in(tmp_path) as hub, hub.listen("orders") as publications:
+            for name in ("first.db", "second.db"):
+                database = sqlite3.connect(tmp_path / name, isolation_level=None)
+                await hub.publish("orders", name, connection=database)
+                assert await take(publications, 1) == [name]
+                database.close()
+            (tmp_path / "first.db").write_bytes(b"no database" * 1_000)
+            await wait_until(lambda: "cannot be moved now: file is not a database" in caplog.text)
+            database = sqlite3.connect(tmp_path / "second.db", isolation_level=None)
+            await hub.publish("orders", "after", connection=database)
+            assert await take(publications, 1) == ["after"]
+            database.close()
 
     run(main())
 

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ logger = logging.getLogger("tidewire")
 _SOON, _LATER, _IDLE = 0.005, 0.1, 1.0
 #: Seconds for which a transaction is expected to commit soon.
 _EXPECTED = 10.0
-#: Rows that are moved at once.
-_BATCH = 500
+#: Rows that are moved at once, and their bytes: far fewer than may wait for the store, which others publish to as well.
+_BATCH, _BATCH_BYTES = 500, 4 * 1_048_576
 #: Seconds for which the store remembers that a row was moved, which then is forgotten as soon as the row is gone.
 _REMEMBERED = 30 * 86_400.0
 #: Seconds that a delete waits for a transaction of the application.
@@ -131,52 +131,53 @@ class TransactionMover:
     async def _run(self) -> None:
         pause = _SOON
         while True:
-            moved = 0
-            try:
-                moved = await self._look()
-            except (OSError, PublishError, sqlite3.Error) as error:
-                more = self._troubles.due()
-                if more is not None:
-                    logger.warning("publications of transactions cannot be moved now: %s%s", error, more)
-                pause = _LATER
-            except Exception:
-                logger.exception("publications of transactions cannot be moved now")
-                pause = _IDLE
+            due = await self._look()
+            pause = due if due < _IDLE else min(pause * 1.5 + 0.001, _LATER)
             is_expected = asyncio.get_running_loop().time() < self._expected
-            pause = 0.0 if moved == _BATCH else _SOON if moved else min(pause * 1.5 + 0.001, _LATER)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause if is_expected or moved else _IDLE):
+                async with asyncio.timeout(pause if is_expected else due):
                     await self._wake.wait()
                     pause = _SOON
                     self._wake.clear()
                     await asyncio.sleep(_SOON)
 
-    async def _look(self) -> int:
-        """Move the publications of all transaction tables; return the largest number that one had."""
+    async def _look(self) -> float:
+        """Move the publications of all transaction tables; return the seconds after which to look again."""
         self._learn()
-        return max([await self._move(file) for file in tuple(self._known)], default=0)
+        return min([await self._look_into(file) for file in tuple(self._known)], default=_IDLE)
 
-    async def _move(self, file: Path) -> int:
-        """Move a batch of one file, unless another process does."""
+    async def _look_into(self, file: Path) -> float:
+        """Move a batch of one file; where that fails, the other files are moved all the same."""
+        try:
+            return await self._move(file)
+        except (OSError, PublishError, sqlite3.Error) as error:
+            more = self._troubles.due()
+            if more is not None:
+                logger.warning("publications of transactions in %s cannot be moved now: %s%s", file, error, more)
+        except Exception:
+            logger.exception("publications of transactions in %s cannot be moved now", file)
+        return _IDLE
+
+    async def _move(self, file: Path) -> float:
+        """Move a batch of one file, unless another process does; return the seconds after which to look again."""
         with self._locked(file) as is_mine:
             if not is_mine:
-                return 0
-            rows = await asyncio.to_thread(_rows, file, self._names, is_first=file not in self._searched)
-            if len(rows) < _BATCH:
+                return _IDLE
+            rows, has_more = await asyncio.to_thread(_rows, file, self._names, is_first=file not in self._searched)
+            if not has_more:
                 self._searched.add(file)
             if not rows:
-                return 0
-            answers = [self._publish(row.request) for row in rows]
-            results = await asyncio.gather(*answers, return_exceptions=True)
-            kept = [row for row, result in zip(rows, results, strict=True) if not isinstance(result, BaseException)]
+                return _IDLE
+            results = await _answers(self._publish, rows)
+            kept = [row for row, result in zip(rows, results, strict=False) if not isinstance(result, BaseException)]
             await asyncio.to_thread(_remove, file, kept)
-            for forgotten in [self._forget(row.request) for row in kept if row.is_own_key]:
-                with contextlib.suppress(PublishError):
-                    await forgotten
+            await _answers(self._forget, [row for row in kept if row.is_own_key])
             failure = next((result for result in results if isinstance(result, BaseException)), None)
             if failure is not None:
                 raise failure
-            return len(rows)
+            if len(results) < len(rows):
+                return _LATER
+            return 0.0 if has_more else _SOON
 
     @contextlib.contextmanager
     def _locked(self, file: Path) -> Iterator[bool]:
@@ -198,19 +199,42 @@ class TransactionMover:
             os.close(descriptor)
 
 
-def _rows(file: Path, names: set[str], *, is_first: bool) -> list[_Row]:
-    """Return the oldest rows of a store in a transaction table; a file that is gone, or has no table, has no rows."""
+async def _answers(submit: Submit, rows: Iterable[_Row]) -> list[Position | BaseException]:
+    """Submit the requests of rows, as far as there is room for them among all that wait, and return their answers."""
+    answers: list[asyncio.Future[Position]] = []
+    with contextlib.suppress(PublishError):
+        for row in rows:
+            answers.append(submit(row.request))
+    return await asyncio.gather(*answers, return_exceptions=True)
+
+
+def _rows(file: Path, names: set[str], *, is_first: bool) -> tuple[list[_Row], bool]:
+    """Return the oldest rows of a store in a transaction table, and whether there are more.
+
+    A file that is gone, or has no table, has no rows.
+    """
     values = {"names": msgspec.json.encode(sorted(names)).decode(), "is_first": is_first, "count": _BATCH}
     if identity(file) is None:
-        return []
+        return [], False
     with contextlib.closing(_connect(file)) as connection:
         try:
-            found = connection.execute(SQL["transaction_rows"], values).fetchall()
+            return _taken(connection.execute(SQL["transaction_rows"], values))
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
-                return []
+                return [], False
             raise
-    return [_row(values) for values in found]
+
+
+def _taken(found: Iterable[tuple[Any, ...]]) -> tuple[list[_Row], bool]:
+    rows: list[_Row] = []
+    size = 0
+    for values in found:
+        row = _row(values)
+        rows.append(row)
+        size += len(row.request.data) + len(row.request.meta)
+        if len(rows) == _BATCH or size >= _BATCH_BYTES:
+            return rows, True
+    return rows, False
 
 
 def _row(values: tuple[Any, ...]) -> _Row:

@@ -146,7 +146,7 @@ async def talk(members: list[Chat], prefix: str, count: int, size: int) -> list[
     contents = [f"{prefix}-{number}" for number in range(count)]
     for content in contents:
         await members[0].say(f"{content} ".ljust(size, "x"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             for chat in members:
                 message = await chat.expect("chat_message")
                 assert message["content"].startswith(f"{content} ")

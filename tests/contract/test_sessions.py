@@ -54,8 +54,8 @@ def test_logging_out_ends_the_session_here_or_everywhere(one_server: Server) -> 
                 await chat.joined()
             begin = time.monotonic()
             assert one_server.http.post("/logout", headers=bearer(first)).status_code == 200
-            assert (await here.closed(5))[0] == 1008
-            assert time.monotonic() - begin < 5  # a second, and the slowness of a busy machine
+            assert (await here.closed(20))[0] == 1008
+            assert time.monotonic() - begin < 20  # a second, and the slowness of a busy machine
             assert not is_good(one_server, first)
             await there.settle()
             assert one_server.http.post("/logout/everywhere", headers=bearer(second)).json() == {"ended": 2}

@@ -37,7 +37,7 @@ from tidewire.rules.options_by_name import OptionsByName
 from tidewire.testing import FakeLink, wait_until
 
 
-def run(main: Coroutine[Any, Any, None], limit: float = 20.0) -> None:
+def run(main: Coroutine[Any, Any, None], limit: float = 60.0) -> None:
     """Run a test, in so many seconds; no task may be left when it returns."""
 
     async def guarded() -> None:

@@ -411,9 +411,9 @@ def test_an_outage_is_noticed_and_its_end_too() -> None:
         async with open_node(presence=presence) as node:
             client = await connect(node, channel="a", user="ann")
             presence.is_away = True
-            await wait_until(lambda: node.tasks.degraded, 5.0)
+            await wait_until(lambda: node.tasks.degraded)
             presence.is_away = False
-            await wait_until(lambda: not node.tasks.degraded, 5.0)
+            await wait_until(lambda: not node.tasks.degraded)
             assert not client.connection.is_closed
             client.link.vanish()
 

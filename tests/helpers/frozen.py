@@ -33,7 +33,7 @@ async def check_frozen_then_thawed(
         await wait_until(lambda: len(ledger.kept) > 50)
         server.freeze()
         frozen = asyncio.get_running_loop().time()
-        await wait_until(lambda: len(ledger.failures) > 100, 5, "publishing fails")
+        await wait_until(lambda: len(ledger.failures) > 100, what="publishing fails")
         with pytest.raises(StoreUnavailable):
             await node.broker.history("a")
         assert len(asyncio.all_tasks()) < tasks

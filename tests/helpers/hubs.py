@@ -81,7 +81,7 @@ async def _hypercorn(app: FastAPI, listener: socket.socket) -> AsyncIterator[Non
         await task
 
 
-def run(main: Coroutine[Any, Any, None], seconds: float = 20) -> None:
+def run(main: Coroutine[Any, Any, None], seconds: float = 60) -> None:
     async def limited() -> None:
         async with asyncio.timeout(seconds):
             await main
@@ -94,12 +94,12 @@ def run(main: Coroutine[Any, Any, None], seconds: float = 20) -> None:
 
 
 async def receive(client: ClientConnection) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await client.recv()
 
 
 async def code_of(client: ClientConnection) -> int:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(20):
         try:
             while True:
                 await client.recv()

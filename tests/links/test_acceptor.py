@@ -210,7 +210,7 @@ def test_a_worker_that_was_too_late_is_woken_first_the_next_time(
         acceptor = Acceptor(asyncio.get_running_loop(), listener, Greeter, Limits())
         with socket.create_connection(listener.getsockname(), timeout=10) as client:
             await asyncio.to_thread(client.recv, 5)
-            await wait_until(lambda: Greeter.made.total() == 1, 5, what="it is accepted")
+            await wait_until(lambda: Greeter.made.total() == 1, what="it is accepted")
             assert anew["unwatched"] == watched_anew
         acceptor.close()
 

@@ -135,6 +135,6 @@ def test_a_process_that_listens_no_more_is_about_to_exit(monkeypatch: pytest.Mon
         await asyncio.sleep(0.1)
         assert not told.is_set()
         listener.close()
-        await asyncio.wait_for(told.wait(), 5)
+        await asyncio.wait_for(told.wait(), 20)
 
     asyncio.run(main())

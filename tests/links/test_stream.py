@@ -320,7 +320,7 @@ def test_a_stream_follows_a_channel(server: SuiteServer) -> None:
         server.post("/publish/s1?size=10&count=30")
         read_until(ann, b"29 xxxxxxx\n")
         assert server.known("s1")["users"] == ["ann"]
-    wait_for(lambda: server.known("s1")["users"] == [], 5.0, "who has gone is no member")
+    wait_for(lambda: server.known("s1")["users"] == [], why="who has gone is no member")
 
 
 def test_the_application_ends_a_stream(server: SuiteServer) -> None:
@@ -328,7 +328,7 @@ def test_the_application_ends_a_stream(server: SuiteServer) -> None:
         read_until(ann, b"hello ann\n")
         server.post("/disconnect/ann")
         assert b"bye 4503" in read_until(ann, b"0\r\n\r\n")
-    wait_for(lambda: server.known()["connections"] == 0, 5.0)
+    wait_for(lambda: server.known()["connections"] == 0)
 
 
 def test_a_stream_that_nobody_reads_is_cut_and_the_others_are_served(server: SuiteServer) -> None:

@@ -645,7 +645,7 @@ def test_a_message_that_is_dripped_ends_its_connection() -> None:
             stack.callback(thread.join)
         for client, (path, name, _) in zip(clients, kinds, strict=True):
             assert client.close_code() == 1008, (path, name)
-            assert 0.9 < time.monotonic() - start < 4, (path, name)
+            assert 0.9 < time.monotonic() - start < 14, (path, name)
             assert told(server, f"{path}-{name}")[0][1] == 1008
         assert server.stats()["limits"] == {"message_seconds": len(kinds)}
 
@@ -684,7 +684,7 @@ def test_a_peer_that_never_answers_our_close_is_aborted() -> None:
         client.send(frame(TEXT, b"close"))
         (event,) = told(server, "mute")
         assert (event[1], event[3]) == (4001, False)
-        assert 0.9 < time.monotonic() - start < 4
+        assert 0.9 < time.monotonic() - start < 10
 
 
 def test_a_wheel_that_was_held_up_with_its_loop_judges_nobody_before_it_has_read() -> None:

@@ -140,7 +140,7 @@ def test_waiting_ends_with_the_pause() -> None:
         waiting = [asyncio.create_task(writer.wait_writable()) for _ in range(2)]
         await asyncio.sleep(0)
         writer.resume()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await asyncio.gather(*waiting)
 
     asyncio.run(main())

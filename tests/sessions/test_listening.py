@@ -32,7 +32,7 @@ LONG = {"news": ChannelOptions(history_size=1_000)}
 
 async def take(publications: Publications, count: int) -> list[Any]:
     """Return what the next publications hold."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return [(await anext(publications)).json() for _ in range(count)]
 
 

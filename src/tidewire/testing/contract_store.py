@@ -29,7 +29,7 @@ class StoreUnderTest(msgspec.Struct, frozen=True, kw_only=True):
     departs_within: float = 12.0
 
 
-async def wait_until(condition: Callable[[], bool | Awaitable[bool]], limit: float = 5.0, what: str = "") -> None:
+async def wait_until(condition: Callable[[], bool | Awaitable[bool]], limit: float = 10.0, what: str = "") -> None:
     """Wait until a condition holds; raises AssertionError when it does not within `limit` seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + limit

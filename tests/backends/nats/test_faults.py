@@ -61,7 +61,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
             for client in (near, far):
                 await received(client, ledger)
                 check(client, ledger)
-            assert all(seconds < 1 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
+            assert all(seconds < 1.9 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
 
     caplog.set_level(logging.WARNING, "tidewire")
     with start_nats(tmp_path) as server:
@@ -153,7 +153,7 @@ def test_cut_off_as_a_slow_client_reads_what_it_missed(tmp_path: Path) -> None:
                 for _ in range(5):
                     await ledger.succeeds(20)
                     node.broker._connection.fail("cut for the test")  # type: ignore[attr-defined]
-                    await wait_until(lambda: node.broker._connection.is_up, 5)  # type: ignore[attr-defined]
+                    await wait_until(lambda: node.broker._connection.is_up)  # type: ignore[attr-defined]
             await received(client, ledger)
             node.broker._connection.fail("cut once more, so that the end is missed")  # type: ignore[attr-defined]
             await ledger.publish(3)
@@ -171,7 +171,7 @@ def test_the_server_cuts_off_who_does_not_read(tmp_path: Path, caplog: pytest.Lo
     async def flood(port: int, subject: str) -> None:
         client = await nats.connect(f"nats://127.0.0.1:{port}")
         for number in range(400):
-            await client.request(subject, b"%60000d" % number, timeout=5)
+            await client.request(subject, b"%60000d" % number, timeout=20)
         await client.close()
 
     async def scenario(server: Daemon) -> None:

@@ -89,7 +89,7 @@ def test_a_commit_that_waits_for_a_counter_holds_none_that_comes_later() -> None
                 await keep(first, taken)
                 waiting, pid = keep(second, *wanted), second.get_server_pid()
                 await wait_until(lambda pid=pid: third.fetchval(is_held_up, pid))  # type: ignore[misc]
-                await asyncio.wait_for(keep(third, *wanted[:-1]), 2)
+                await asyncio.wait_for(keep(third, *wanted[:-1]), 10)
                 await transaction.rollback()
                 await waiting
 
@@ -102,7 +102,7 @@ def test_a_missing_wake_up_is_made_up_for_by_a_look(monkeypatch: pytest.MonkeyPa
             await reader.broker.subscribe("a")
             monkeypatch.setattr(wakeups, "encode", lambda tops: [])
             await writer.publish("a")
-            await wait_until(lambda: reader.offsets("a") == [1], 4)
+            await wait_until(lambda: reader.offsets("a") == [1])
 
     run(scenario(postgres_database()))
 

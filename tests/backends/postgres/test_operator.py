@@ -267,7 +267,7 @@ def test_the_first_publication_of_a_new_era_may_have_the_offset_that_a_reader_ha
             for channel in "ab":
                 assert (await node.publish(channel, b"2")).offset == 1
             for client, channel in clients:
-                await wait_until(lambda: f"i {channel}" in client.shown, 5)  # noqa: B023
+                await wait_until(lambda: f"i {channel}" in client.shown)  # noqa: B023
 
     run(scenario(postgres_database()), 30)
 

@@ -69,7 +69,7 @@ def test_a_transaction_that_stays_open_holds_up_nobody_and_its_late_commit_is_no
                 await quick.execute("SELECT tidewire_publish('a', to_jsonb($1::int))", n)
                 start = time.monotonic()
                 await node.publish("a", b"own")
-                assert time.monotonic() - start < 1
+                assert time.monotonic() - start < 1.9  # else it has waited for `publish_seconds`
             await wait_until(lambda: len(data_of(client)) == 10)
             assert [text for text in data_of(client) if text != "own"] == list("01234")
             await transaction.commit()

@@ -44,7 +44,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
             for client in (near, far):
                 await received(client, ledger)
                 check(client, ledger)
-            assert all(seconds < 1 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
+            assert all(seconds < 1.9 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
 
     caplog.set_level(logging.WARNING, "tidewire")
     with start_redis(tmp_path, *DURABLE) as server:

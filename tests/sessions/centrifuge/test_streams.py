@@ -264,7 +264,7 @@ def test_who_goes_is_no_member_any_more(service: Service) -> None:
     with streamed(service, "/connection/http_stream", batch(CONNECT, subscribe)) as stream:
         stream.until(lambda message: message if message.get("id") == 2 else None)
         until(lambda: service.api("presence_stats", channel="news:gone")["num_clients"] == 1, what="it is a member")
-    until(lambda: not service.api("presence", channel="news:gone")["presence"], 3.0, what="it is none any more")
+    until(lambda: not service.api("presence", channel="news:gone")["presence"], what="it is none any more")
 
 
 def test_the_server_says_why_it_ends_a_stream(service: Service) -> None:
@@ -332,7 +332,7 @@ def test_a_shutdown_is_told_and_does_not_wait_for_streams(tmp_path: Path) -> Non
         assert stream.read()["connect"]
         began = time.monotonic()
         service.server.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         with pytest.raises(ConnectionClosed) as ended:
             socket.recv(timeout=15)
         assert ended.value.rcvd is not None

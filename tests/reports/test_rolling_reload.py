@@ -87,4 +87,4 @@ def test_nobody_is_counted_twice_in_a_rolling_reload(tmp_path: Path, name: str) 
             until(lambda: members() and not old & set(server.worker_pids()), 60, what="the workers are replaced")
             until(lambda: members() == everybody, what="all are there, once")
             assert all(client.returned for client in clients)
-            assert longest < 1.5
+            assert longest < DRAIN_SECONDS / 2

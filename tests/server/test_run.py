@@ -414,9 +414,9 @@ def test_a_drain_tells_everybody_to_come_back_spread_over_its_time(tmp_path: Pat
         ends = await closing
         assert {code for _, code in ends} == {1012}
         # Spread: not all go at its begin. A machine that stands still only makes them later.
-        assert drain / 4 < max(when for when, _ in ends) < drain + 2
-        assert await asyncio.to_thread(server.process.wait, 5) == 0
-        assert time.monotonic() - begin < drain + 5
+        assert drain / 4 < max(when for when, _ in ends) < drain + 8
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+        assert time.monotonic() - begin < drain + 15
 
     with LiveServer(tmp_path, *arguments) as server:
         asyncio.run(run(server))

@@ -509,11 +509,13 @@ def test_a_long_path_and_a_name_with_signs_work(tmp_path: Path) -> None:
         async with open_node(folder / "chät #1?.db") as reader, open_node(folder / "chät #1?.db") as writer:
             await reader.broker.subscribe("a")
             loop = asyncio.get_running_loop()
-            start = loop.time()
-            for n in range(1, 11):
+            taken = []
+            for n in range(1, 12):
+                start = loop.time()
                 await writer.publish("a")
                 await wait_until(lambda n=n: reader.offsets("a")[-1:] == [n])  # type: ignore[misc]
-            assert loop.time() - start < 2.5, "only the slow poll brought them"
+                taken.append(loop.time() - start)
+            assert sorted(taken)[4] < 0.25, "only the slow poll brought them"
 
     asyncio.run(run())
 

@@ -320,6 +320,11 @@ async def room(room: int) -> bool:
     right = publish('{"text": "hi", "more": 1}', "--app", "main:hub")
     assert (right.returncode, "offset 1" in right.stdout + right.stderr) == (0, True), right
     assert "cannot be loaded" in publish("{}", "--app", "main:nothing").stderr
+    (tmp_path / "slip.py").write_text("import main\n\nmain.hub.chanel('a')\n")
+    (slip,) = publish("{}", "--app", "slip:hub").stderr.splitlines()
+    assert slip == (
+        "error: slip:hub cannot be loaded: AttributeError: 'Hub' object has no attribute 'chanel' (slip.py, line 3)"
+    )
 
 
 def test_what_is_accepted_without_a_handler_is_published_as_it_is() -> None:

@@ -224,6 +224,7 @@ def test_a_worker_that_cannot_start_ends_the_server_in_one_line(tmp_path: Path) 
     ended = tidewire(*app_in(tmp_path, UNLUCKY), "--port", "0", *WORKERS, folder=tmp_path)
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode == 2
+    assert "http://" not in ended.stdout + ended.stderr  # no address where nothing serves
     assert last == "error: workers could not start 3 times in a row: the application did not start: ValueError: no luck"
 
 
@@ -234,6 +235,28 @@ def test_what_cannot_work_is_one_line_also_from_a_worker(tmp_path: Path, workers
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
     assert "error: missing/tidewire.db" in ended.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import own", "ValueError: 'own' is no number (own.py, line 2)"),
+        ("import nothing", "ModuleNotFoundError: No module named 'nothing' (main.py, line 1)"),
+        ("\napp = FastAPI(", "SyntaxError: '(' was never closed (main.py, line 2)"),
+        ("def app():\n    return nothing", "NameError: name 'nothing' is not defined (main.py, line 2)"),
+        ("import tidewire\ntidewire.Hub('mysql://h')", "or nats://host:4222 (main.py, line 2)"),
+    ],
+)
+def test_a_fault_in_the_module_is_one_line_with_its_place(tmp_path: Path, source: str, said: str, workers: str) -> None:
+    (tmp_path / "own.py").write_text("\nraise ValueError(\"'own' is no number\")")
+    arguments = (*app_in(tmp_path, source), "--port", "0", "--workers", workers)
+    ended = tidewire(*arguments, folder=tmp_path)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(said)
+    assert "Traceback" in tidewire(*arguments, "--log-level", "debug", folder=tmp_path).stderr
 
 
 MAKERS = "def create_app(of=0):\n    return app\n\nmade = functools.partial(create_app, 1)\n"

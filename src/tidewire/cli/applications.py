@@ -11,6 +11,7 @@ from uvicorn.importer import ImportFromStringError, import_from_string
 
 from tidewire.errors import ConfigurationError
 from tidewire.hub import Hub
+from tidewire.server.load_faults import mistakes_in_one_line
 
 __all__ = ("load_application", "load_hub")
 
@@ -26,14 +27,12 @@ def load_application(path: str) -> tuple[Hub, FastAPI | None]:
     The hub is the one whose lifespan the application has, else the only one of its module. A function is called.
     """
     sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = import_from_string(path)
-    except ImportFromStringError as error:
-        raise ConfigurationError(f"{path!r} cannot be loaded: {error}") from error
+    with mistakes_in_one_line(path):
+        found = _named(path)
+        if not isinstance(found, FastAPI | Hub) and callable(found):
+            found = found()
     if isinstance(found, Hub):
         return found, None
-    if not isinstance(found, FastAPI) and callable(found):
-        found = found()
     app = found if isinstance(found, FastAPI) else None
     owner = getattr(getattr(getattr(app, "router", None), "lifespan_context", None), "__self__", None)
     if isinstance(owner, Hub):
@@ -45,3 +44,10 @@ def load_application(path: str) -> tuple[Hub, FastAPI | None]:
     raise ConfigurationError(
         f"{path!r} has {len(hubs) or 'no'} hubs that a command can find; name the hub itself, as main:hub"
     )
+
+
+def _named(path: str) -> Any:
+    try:
+        return import_from_string(path)
+    except ImportFromStringError as error:
+        raise ConfigurationError(f"{path!r} cannot be loaded: {error}") from error

@@ -132,7 +132,7 @@ class Supervisor:
             raise self._failure
 
     async def _announce(self) -> None:
-        while not all([await worker.ready for worker in list(self._workers)]):
+        while sum([await worker.ready for worker in list(self._workers)]) < self._job.settings.workers:
             await asyncio.sleep(0.05)
         self._ready()
 

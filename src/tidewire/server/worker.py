@@ -38,6 +38,7 @@ from tidewire.links.foreign_clients import ForeignClients
 from tidewire.links.request_limit import RequestLimit
 from tidewire.server import logs
 from tidewire.server.direct_sockets import DirectSockets
+from tidewire.server.load_faults import in_one_line, mistakes_in_one_line
 from tidewire.server.settings import Settings
 from tidewire.server.worker_job import CANNOT_START, MISCONFIGURED, ApplicationFailed, Job
 from tidewire.support.networks import with_mapped
@@ -109,9 +110,9 @@ class _Application:
                 # The caller reports it in one line; uvicorn would add a traceback and a line of its own.
                 logging.getLogger("uvicorn.error").disabled = True
             elif failed:
-                self.failure = ApplicationFailed(f"the application did not start: {_in_one_line(error)}")
+                self.failure = ApplicationFailed(f"the application did not start: {in_one_line(error)}")
             elif is_serving:
-                self._end(f": {_in_one_line(error)}")
+                self._end(f": {in_one_line(error)}")
             raise
         else:
             if is_serving:
@@ -124,13 +125,6 @@ class _Application:
         self.has_ended = True
         self.failure = ApplicationFailed(f"the application's lifespan ended while it served{why}")
         self.end()
-
-
-def _in_one_line(error: BaseException) -> str:
-    """Return an error in one line: of a group, the first one that it holds."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
 
 
 class _Server(uvicorn.Server):
@@ -232,19 +226,10 @@ def _load(job: Job) -> App:
 
         return create_app(job.settings)
     sys.path.insert(0, os.getcwd())
-    try:
-        app: App = import_from_string(job.app)
-    except (ImportFromStringError, TypeError) as error:
-        if isinstance(error, TypeError) and not job.app.startswith("."):
-            raise  # of the module itself
-        reason = str(error).splitlines()[0].rstrip(".")
-        module, _, name = job.app.partition(":")
-        remedy = "write it as main:app, in the folder that holds main.py"
-        if name and module in sys.modules:
-            remedy = f"name the application that {module} has, or write `{name} = FastAPI(lifespan=hub.lifespan)` there"
-        raise ConfigurationError(f"{job.app} cannot be loaded ({reason}); {remedy}") from None
-    if _is_factory(app):
-        app = cast(Callable[[], App], app)()
+    with mistakes_in_one_line(job.app):
+        app = _named(job.app)
+        if _is_factory(app):
+            app = cast(Callable[[], App], app)()
     if not callable(app) or _needs_no_scope(app):
         kind = (
             "a function or class that is no application; an application's factory is a plain function without arguments"
@@ -252,6 +237,21 @@ def _load(job: Job) -> App:
         what = kind if callable(app) else f"{type(app).__name__}, not an ASGI application"
         raise ConfigurationError(f"{job.app} is {what}")
     return app
+
+
+def _named(path: str) -> App:
+    try:
+        found: App = import_from_string(path)
+    except (ImportFromStringError, TypeError) as error:
+        if isinstance(error, TypeError) and not path.startswith("."):
+            raise  # of the module itself
+        reason = str(error).splitlines()[0].rstrip(".")
+        module, _, name = path.partition(":")
+        remedy = "write it as main:app, in the folder that holds main.py"
+        if name and module in sys.modules:
+            remedy = f"name the application that {module} has, or write `{name} = FastAPI(lifespan=hub.lifespan)` there"
+        raise ConfigurationError(f"{path} cannot be loaded ({reason}); {remedy}") from None
+    return found
 
 
 def _needs_no_scope(app: object) -> bool:

@@ -1,0 +1,48 @@
+"""Faults in the module of an application: one line that says what is wrong, and where in its code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tidewire
+from tidewire.errors import ConfigurationError
+
+__all__ = ("in_one_line", "mistakes_in_one_line")
+
+_log = logging.getLogger("tidewire")
+
+_INSTALLED = tuple({*sysconfig.get_paths().values(), str(Path(tidewire.__file__).parent)})
+
+
+@contextmanager
+def mistakes_in_one_line(path: str) -> Iterator[None]:
+    """Raise each exception of an application that is being loaded as a ConfigurationError that names the place."""
+    try:
+        yield
+    except Exception as error:
+        _log.debug("%s cannot be loaded", path, exc_info=error)
+        what = str(error) if isinstance(error, ConfigurationError) else f"{path} cannot be loaded: {in_one_line(error)}"
+        raise ConfigurationError(what + _place(error)) from None
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error in one line: of a group, the first one that it holds."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
+
+
+def _place(error: Exception) -> str:
+    """Return the innermost line of the application's own code that led to an error, in parentheses."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((*_INSTALLED, "<"))]
+    if not own or isinstance(error, SyntaxError):  # which names the place itself
+        return ""
+    file = os.path.relpath(own[-1].filename)
+    return f" ({own[-1].filename if file.startswith('..') else file}, line {own[-1].lineno})"

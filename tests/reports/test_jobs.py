@@ -157,6 +157,17 @@ def test_a_python_program_shows_progress_before_its_end(tmp_path: Path) -> None:
     asyncio.run(step_shows(tmp_path, step, 40))
 
 
+@pytest.mark.parametrize("options", [("-I",), ("-sE",), ("-IS", "-X", "utf8")])
+def test_a_python_that_reads_no_environment_shows_progress_before_its_end(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """`python -I` and `python -E` do not read PYTHONUNBUFFERED."""
+    script = tmp_path / "slow.py"
+    script.write_text(f"print('40%'){WAIT}")
+    step = Step("one", (sys.executable, *options, str(script)), progress=Progress(pattern=r"(\d+)%"))
+    asyncio.run(step_shows(tmp_path, step, 40))
+
+
 def test_what_a_terminal_shows_of_a_text() -> None:
     """Logs and last lines had raw colour codes, and all states of a bar."""
     assert plain("\x1b[31mred\x1b[0m\n\r 10%\r 20%\r\n\x1b]0;title\x07done\x1b[K\r\n") == "red\n 20%\ndone\n"

@@ -23,7 +23,7 @@ from tidewire.pipelines.job import JobFacts
 from tidewire.pipelines.limits import PipelineLimits
 from tidewire.pipelines.naming import expand, expand_argument
 from tidewire.pipelines.process import Ended, Listener, Program, as_table, run_program
-from tidewire.pipelines.programs import program_path, program_problem
+from tidewire.pipelines.programs import program_path, program_problem, unbuffered
 
 __all__ = ("RunFacts", "explain", "run_attempt")
 
@@ -103,7 +103,7 @@ def _program(run: RunFacts, step: Step, facts: JobFacts, values: dict[str, str])
             raise BadStart(problem)
         argv = [step.run[0], *(expand_argument(part, values) for part in step.run[1:])]
         # an argument that consists of an optional input is left out if that input was not given
-        argv = [done for done, part in zip(argv, step.run, strict=True) if done or not part]
+        argv = unbuffered([done for done, part in zip(argv, step.run, strict=True) if done or not part])
         more: dict[str, str] = {}
     else:
         argv = [sys.executable, "-P", boot.__file__, "tidewire.pipelines.child", step.reference]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import msgspec
 from tidewire.pipelines.definition import Pipeline, Step
 from tidewire.pipelines.errors import NotNow
 
-__all__ = ("Missing", "check_programs", "missing_programs", "program_path", "program_problem")
+__all__ = ("Missing", "check_programs", "missing_programs", "program_path", "program_problem", "unbuffered")
 
 #: Bytes of the first line of a script.
 _LINE = 256
 #: The interpreter `env` looks for another one by name.
 _ENV = "/env"
 _BOM = b"\xef\xbb\xbf"
+_PYTHON = re.compile(r"(?:.*/)?(?:python|pypy)[\d.]*")
 
 
 class Missing(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,6 +46,11 @@ def program_path(step: Step, folder: str) -> str:
         path = os.path.join(folder, name) if folder else os.path.abspath(name)
         return path if os.path.exists(path) else ""
     return shutil.which(name) or ""
+
+
+def unbuffered(argv: list[str]) -> list[str]:
+    """Return the arguments of a program, with `-u` for Python: after -I or -E it does not read PYTHONUNBUFFERED."""
+    return [argv[0], "-u", *argv[1:]] if _PYTHON.fullmatch(argv[0]) else argv
 
 
 def program_problem(step: Step, folder: str) -> str:

@@ -13,6 +13,7 @@ from pydantic.errors import PydanticUserError
 
 from tidewire.errors import BadRequest, InvalidMessage
 from tidewire.protocols.problems import invalid
+from tidewire.protocols.type_text import text_of
 from tidewire.protocols.typed_dicts import portable
 
 __all__ = ("JsonDecoder", "adapter_of", "decode_leniently", "has_huge_number", "is_deeper", "with_whole_characters")
@@ -36,25 +37,25 @@ class JsonDecoder:
 
     Structs of msgspec, and values of any type, are decoded by msgspec; any other type by pydantic, wherever in it the
     constraint of an annotation stands; with an `adapter` of pydantic, by that. `expected` describes the type in errors;
-    by default its JSON schema does.
+    by default its fields do (`type_text`).
     """
 
-    __slots__ = ("_decode", "_depth", "_expected")
+    __slots__ = ("_decode", "_depth", "_expected", "_schema")
 
     def __init__(
         self, type_: Any, *, expected: str = "", depth: int = 64, adapter: TypeAdapter[Any] | None = None
     ) -> None:
         if adapter is None and type_ not in (Any, object):
             adapter = adapter_of(type_)
-        schema: Callable[[], Any]
+        self._schema: Callable[[], dict[str, Any]]
         self._decode: Callable[[bytes], object]
         if adapter is None:
-            schema = partial(msgspec.json.schema, type_)
+            self._schema = partial(msgspec.json.schema, type_)
             self._decode = msgspec.json.Decoder(type_).decode
         else:
-            schema = adapter.json_schema
+            self._schema = adapter.json_schema
             self._decode = _strictly(adapter.validate_json)
-        self._expected = expected or ("any JSON value" if type_ in (Any, object) else _describe(schema))
+        self._expected = expected or ("any JSON value" if type_ in (Any, object) else "")
         self._depth = depth
 
     def decode(self, data: bytes) -> object:
@@ -68,11 +69,19 @@ class JsonDecoder:
         except (ValidationError, msgspec.ValidationError) as error:
             raise self.refusal(error) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadRequest(f"this is not JSON: {error}; expected {self._expected}") from None
+            raise BadRequest(f"this is not JSON: {error}; expected {self._described()}") from None
 
     def refusal(self, error: ValidationError | msgspec.ValidationError) -> InvalidMessage:
         """Return the error for a value that is not of the type."""
-        return invalid(error, self._expected)
+        return invalid(error, self._described())
+
+    def _described(self) -> str:
+        if not self._expected:
+            try:
+                self._expected = text_of(self._schema())
+            except (TypeError, PydanticUserError):
+                self._expected = "another shape"
+        return self._expected
 
 
 def _strictly(decode: Callable[[bytes], T]) -> Callable[[bytes], T]:
@@ -109,13 +118,6 @@ def _is_of_msgspec(type_: Any) -> bool:
     if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
         return True
     return isinstance(type_, msgspec.Meta) or any(map(_is_of_msgspec, get_args(type_)))
-
-
-def _describe(schema: Callable[[], Any]) -> str:
-    try:
-        return msgspec.json.encode(schema()).decode()[:200]
-    except (TypeError, PydanticUserError):
-        return "another shape"
 
 
 def with_whole_characters(data: bytes) -> bytes:

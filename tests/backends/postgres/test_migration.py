@@ -144,7 +144,7 @@ def test_what_an_application_has_made_of_the_functions_stays_and_so_do_grants() 
             assert len(before) == 7  # four with the owner and two with the role, and one of the owner alone
             await prepare(owner)
             assert await owner.fetchval(SQL["version"]) == VERSION
-            assert (await owner.fetchrow(SQL["move"], 1))["sizes"] is None
+            assert (await owner.fetchrow(SQL["move"], 1, 1))["sizes"] is None
             assert await owner.fetchval("SELECT now FROM clock") > 1e9
             assert await owner.fetchval("INSERT INTO notes DEFAULT VALUES RETURNING made") > 1e9
             assert await owner.fetchval("SELECT count(*) FROM pg_proc WHERE proname = 'tidewire_publish'") == 2

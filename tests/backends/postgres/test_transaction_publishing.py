@@ -224,6 +224,26 @@ def test_publications_keep_the_order_of_their_commits_though_begun_in_another() 
     run(scenario(postgres_database()))
 
 
+def test_a_large_backlog_is_moved_in_turns() -> None:
+    async def scenario(url: str) -> None:
+        async with Hub(url, channels=LONG) as hub, client_of(url) as application:
+            async with application.transaction():
+                for n in range(12):
+                    await hub.publish("orders", [n, "x" * 1_048_576], connection=application)
+
+            async def are_moved() -> bool:
+                return await application.fetchval("SELECT count(*) FROM tidewire_outbox") == 0
+
+            await wait_until(are_moved, 20)
+            moves = await application.fetch("SELECT count(*) AS n FROM tidewire_publications GROUP BY xmin::text")
+            assert sum(move["n"] for move in moves) == 12
+            assert max(move["n"] for move in moves) == 4
+            page = await hub.history("orders")
+            assert [publication.json()[0] for publication in page.publications] == list(range(12))
+
+    run(scenario(postgres_database()), 40)
+
+
 @pytest.mark.parametrize("by_sql", [True, False])
 def test_what_is_published_in_transactions_alone_is_kept_as_the_rule_says(by_sql: bool) -> None:
     async def scenario(url: str) -> None:

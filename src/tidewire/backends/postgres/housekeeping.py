@@ -20,8 +20,10 @@ logger = logging.getLogger("tidewire")
 
 #: Seconds for which every publication stays.
 DELIVERY_SECONDS = 60.0
-#: Publications that are moved in one transaction, and seconds between tries while another node moves, or it fails.
-_MOVE_COUNT, _MOVE_RETRY, _MOVE_FAILED = 200, 0.05, 1.0
+#: Publications that are moved in one transaction, and their bytes; of larger ones, one at a time.
+_MOVE_COUNT, _MOVE_BYTES = 200, 4 * 1_048_576
+#: Seconds between tries to move while another node does, or it fails.
+_MOVE_RETRY, _MOVE_FAILED = 0.05, 1.0
 #: Channels that one step of trimming looks at, publications or keys that it removes, and seconds between two steps and
 #: two rounds.
 _TRIM_CHANNELS, _TRIM_COUNT, _TRIM_STEP, _TRIM_ROUND = 100, 1_000, 0.02, 5.0
@@ -59,14 +61,14 @@ class Housekeeping:
 
     async def _move_all(self) -> None:
         while True:
-            row = await self._pool.fetchrow(SQL["move"], _MOVE_COUNT)
+            row = await self._pool.fetchrow(SQL["move"], _MOVE_COUNT, _MOVE_BYTES)
             if row["moved"] is None:  # another node is at it, and may not have seen the removal that this one saw
                 await asyncio.sleep(_MOVE_RETRY * random.uniform(0.5, 1.5))
                 continue
             if row["moved"]:
                 self._moved(row)
             await self._retain()
-            if row["moved"] < _MOVE_COUNT:
+            if not row["has_more"]:
                 return
 
     def _moved(self, row: Any) -> None:

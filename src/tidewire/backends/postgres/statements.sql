@@ -77,7 +77,12 @@ SELECT * FROM tidewire_keep($1, $2, $3, $4, $5, $6, $7, $8, $9)
 -- name: append
 SELECT * FROM tidewire_append($1, $2, $3, $4, $5, $6)
 -- name: move
-SELECT * FROM tidewire_move($1)
+SELECT m.*, w.found > w.fitting OR w.found = $1 AS has_more FROM (
+    SELECT count(*) AS found, count(*) FILTER (WHERE s.before < $2) AS fitting FROM (
+        SELECT sum(o.size) OVER (ORDER BY o.id) - o.size AS before
+        FROM (SELECT id, length(data) + length(meta) AS size FROM tidewire_outbox ORDER BY id LIMIT $1) AS o
+    ) AS s
+) AS w CROSS JOIN LATERAL tidewire_move(greatest(w.fitting, 1)::integer) AS m
 -- name: retain
 UPDATE tidewire_channels SET keep_size = $2, keep_age = $3 WHERE name = $1
 -- name: trim

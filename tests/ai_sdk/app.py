@@ -31,7 +31,7 @@ async def ask(body: dict[str, Any]) -> Response:
 
 @app.get("/api/chat/{chat}/stream")
 async def resume(chat: str) -> Response:
-    return await hub.stream_ui(f"chat:{chat}")
+    return await hub.stream_ui(f"chat:{chat}", ended=True)
 
 
 @app.delete("/api/chat/{chat}/stream", status_code=204)

@@ -37,8 +37,8 @@ const asked = first.sendMessage(question);
 await until(() => first.status === "streaming" && text(first).length > 20);
 const second = tab("one", first.messages.slice(0, 1));
 await Promise.all([asked, second.resumeStream()]);
-const idle = tab("one");
-await idle.resumeStream();
+const [late, idle] = [tab("one"), tab("nobody")];
+await Promise.all([late.resumeStream(), idle.resumeStream()]);
 
 const third = tab("two");
 const endless = third.sendMessage({ text: "100000" });
@@ -64,7 +64,8 @@ console.log(
   JSON.stringify({
     first: text(first),
     second: text(second),
-    statuses: [first.status, second.status, idle.status, fourth.status],
+    late: text(late),
+    statuses: [first, second, late, idle, fourth].map(({ status }) => status),
     idle: idle.messages.length,
     stopped: text(fourth).length > cut,
     errors: errors.slice(0, busy),

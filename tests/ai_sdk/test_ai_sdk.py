@@ -32,8 +32,8 @@ def test_use_chat_asks_resumes_and_stops(base: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     whole = "".join(f"word{n} " for n in range(200))
-    assert (told["first"], told["second"]) == (whole, whole)
-    assert told["statuses"] == ["ready"] * 4
+    assert [told[name] for name in ("first", "second", "late")] == [whole] * 3
+    assert told["statuses"] == ["ready"] * 5
     assert told["idle"] == 0
     assert told["stopped"]
     assert told["errors"] == []

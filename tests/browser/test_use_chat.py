@@ -1,17 +1,20 @@
-"""The published hook `useChat` of the AI SDK on a page: it resumes after a reload, and another tab stops it."""
+"""The published hook `useChat` of the AI SDK on a page: it resumes after a reload or a cut; another tab stops it."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from ai_sdk.serving import serving
+from clients.serving import Cuttable
 from helpers.node_packages import node_modules
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser"), pytest.mark.slow]
@@ -75,4 +78,27 @@ def test_an_answer_goes_on_after_a_reload_and_another_tab_stops_it(chromium: Bro
     expect(idle.locator("#status")).to_have_text("ready")
     expect(idle.locator("#text")).to_be_empty()
     for page in (first, second, idle):
+        page.context.close()
+
+
+def test_a_page_that_was_cut_goes_on_and_is_told_of_an_end_that_it_has_missed(chromium: Browser, url: str) -> None:
+    with Cuttable(int(url.rpartition(":")[2])) as relay:
+        page = chromium.new_context().new_page()
+        page.goto(f"http://127.0.0.1:{relay.port}/?chat=one")
+        page.locator("#ask").click()
+        wait_words(page, 30)
+        for is_stopped in (False, True):
+            relay.refuse()
+            expect(page.locator("#error")).not_to_be_empty()
+            before = words(page)
+            if is_stopped:
+                httpx.delete(f"{url}/api/chat/one/stream").raise_for_status()
+            relay.admit()
+            expect(page.locator("#status")).to_have_text("ready" if is_stopped else "streaming")
+            expect(page.locator("#error")).to_be_empty()
+            wait_words(page, before + (0 if is_stopped else 30))
+            words(page)
+        with httpx.stream("GET", f"{url}/api/chat/one/stream") as response:
+            deltas = [json.loads(line[6:]) for line in response.iter_lines() if "text-delta" in line]
+        assert page.locator("#text").text_content() == "".join(part["delta"] for part in deltas)
         page.context.close()

@@ -313,6 +313,16 @@ def test_an_expired_token_is_fetched_anew_and_none_ends_it(service: Service) -> 
         assert running.said() == {"code": 3500, "reason": "invalid token"}
 
 
+def test_without_an_address_it_connects_to_the_server_of_the_page(service: Service) -> None:
+    body = """
+        globalThis.location = { href: url.replace("ws:", "http:") };
+        m.connect().on("connected", () => say("connected"));
+        await new Promise(() => {});
+    """
+    with script(service.websocket.replace("/connection/websocket", "/a/page"), body) as running:
+        assert running.said() == "connected"
+
+
 def test_what_the_server_does_by_itself(service: Service) -> None:
     body = """
         const client = m.connect(url, { token: await told() });

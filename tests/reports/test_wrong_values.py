@@ -67,7 +67,7 @@ HUB: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "broadcast": (("x",), ()),
     "disconnect": ((), ("user", "connection", "reason", "reconnect")),
     "stream_events": (("good",), ("since",)),
-    "stream_ui": (("good",), ("answer",)),
+    "stream_ui": (("good",), ("answer", "ended")),
     "stream": (("stream",), ()),
     "revoke": ((), ("user", "jti", "issued_before")),
     "listen": (("good",), ("since", "history", "state")),

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import FastAPI, Header, Response
+from starlette.responses import StreamingResponse
 
 from helpers.hubs import run, serving
-from tidewire import Hub
+from tidewire import ChannelOptions, Hub, SlowPolicy
+from tidewire.protocols.close_codes import SHUTDOWN
 from tidewire.testing import wait_until
 
 
@@ -37,8 +39,8 @@ def application(hub: Hub) -> FastAPI:
         return await hub.stream_ui("chat:1", answer(words, fails))
 
     @app.get("/ui")
-    async def resume() -> Response:
-        return await hub.stream_ui("chat:1")
+    async def resume(ended: bool = False) -> Response:
+        return await hub.stream_ui("chat:1", ended=ended)
 
     return app
 
@@ -165,6 +167,64 @@ def test_only_line_feeds_end_the_lines_of_a_response() -> None:
             assert data.pop() == "[DONE]"
             assert "".join(json.loads(one).get("delta", "") for one in data) == 2 * text
             assert (await Events().read(client)).text.endswith(text)
+
+    run(main())
+
+
+def test_a_text_that_has_ended_is_a_response_where_that_is_asked_for() -> None:
+    async def main() -> None:
+        async with open_client() as (_, client):
+            assert (await client.get("/ui", params={"ended": True})).status_code == 204
+            for fails, last in ((False, "finish"), (True, "error")):
+                asked = parts((await client.post("/ui", params={"words": 30, "fails": fails})).text)
+                assert asked[-1]["type"] == last
+                assert parts((await client.get("/ui", params={"ended": True})).text)[-1] == asked[-1]
+                again = parts((await client.get("/ui", params={"ended": True})).text)
+                assert again[0] == asked[0]  # the message has the same id
+                assert "".join(part.get("delta", "") for part in again) == "".join(f"{n} " for n in range(30))
+                assert (await client.get("/ui")).status_code == 204
+
+    run(main())
+
+
+@pytest.mark.parametrize("why", ["the server ends", "a hole"])
+def test_a_message_that_is_cut_says_so(why: str) -> None:
+    async def main() -> None:
+        async with Hub() as hub, hub.stream("chat:1") as out:
+            await out.write("half of ")
+            await wait_until(lambda: hub.statistics().published == 2)
+            response = await hub.stream_ui("chat:1")
+            assert isinstance(response, StreamingResponse)
+            if why == "a hole":
+                await hub.publish("chat:1", {"stream": out.id, "text": "text", "at": 100})
+            else:
+                for connection in hub.node.registry.readers.values():
+                    connection.end(SHUTDOWN)
+            body = "".join([bytes(part).decode() async for part in response.body_iterator])
+            assert [part["type"] for part in parts(body)] == ["start", "text-start", "text-delta", "error"]
+            assert parts(body)[-1]["errorText"] == "the connection ended before the answer"
+
+    run(main())
+
+
+def test_an_answer_of_which_the_beginning_may_be_left_out_is_shown() -> None:
+    async def main() -> None:
+        async with Hub(channels={"chat:*": ChannelOptions(slow=SlowPolicy.LATEST)}) as hub:
+
+            async def answer() -> None:
+                await hub.publish("chat:1", "the question")  # it waits, and of the chunks behind it the newest is left
+                await asyncio.sleep(0.05)
+                async with hub.stream("chat:1") as out:
+                    await out.write("all of it")
+
+            await answer()
+            response = await hub.stream_ui("chat:1", answer())
+            assert isinstance(response, StreamingResponse)
+            await wait_until(lambda: hub.statistics().published == 6)
+            async with asyncio.timeout(10):
+                body = "".join([bytes(part).decode() async for part in response.body_iterator])
+            assert "".join(part.get("delta", "") for part in parts(body)) == "all of it"
+            assert parts(body)[-1]["type"] == "finish"
 
     run(main())
 

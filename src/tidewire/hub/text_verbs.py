@@ -12,7 +12,7 @@ from tidewire.channels import open_channel
 from tidewire.errors import BadRequest
 from tidewire.hub.lifecycle import HubLifecycle
 from tidewire.messages import Position
-from tidewire.sessions.arguments import position_from
+from tidewire.sessions.arguments import flag_from, position_from
 from tidewire.sessions.text_responses import event_response, ui_response
 from tidewire.sessions.text_streams import TextStream
 from tidewire.support.shown_value import shown
@@ -49,18 +49,21 @@ class TextVerbs(HubLifecycle):
         name = open_channel(channel, self.limits.channel_name)
         return await event_response(self.node, name, position_from(since))
 
-    async def stream_ui(self, channel: str, answer: Coroutine[Any, Any, Any] | None = None) -> Response:
+    async def stream_ui(
+        self, channel: str, answer: Coroutine[Any, Any, Any] | None = None, *, ended: bool = False
+    ) -> Response:
         """Respond to `useChat` of Vercel's AI SDK: with the text that the coroutine `answer` writes into the channel.
 
         The answer continues when the client disconnects. Without `answer`, respond with the text that is being written,
-        for clients that resume, or with 204. Raises CommandError, StoreUnavailable.
+        for clients that resume, or with 204; `ended=True` responds also with the newest text that has ended. Raises
+        CommandError, StoreUnavailable.
         """
         if answer is not None and not iscoroutine(answer):
             raise BadRequest(f"answer={shown(answer)} is no coroutine; call your function, as answer=write_answer(out)")
         try:
-            name = open_channel(channel, self.limits.channel_name)
+            name, with_ended = open_channel(channel, self.limits.channel_name), flag_from(ended, "ended")
         except BaseException:
             if answer is not None:
                 answer.close()
             raise
-        return await ui_response(self.node, name, answer)
+        return await ui_response(self.node, name, answer, with_ended=with_ended)

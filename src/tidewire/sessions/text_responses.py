@@ -14,7 +14,7 @@ from tidewire.engine.node import Node
 from tidewire.errors import CutOff, NotPublished
 from tidewire.messages import HistoryRequest, Position, Publication
 from tidewire.protocols.line_ends import one_line
-from tidewire.protocols.text_chunks import ABORTED, STOPPED, Chunk, chunk_of
+from tidewire.protocols.text_chunks import ABORTED, STOPPED, Chunk, chunk_of, units
 from tidewire.sessions.listening import Publications
 
 __all__ = ("event_response", "ui_response")
@@ -29,6 +29,7 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 #: https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
 _UI_HEADERS = _HEADERS | {"x-vercel-ai-ui-message-stream": "v1"}
 _PING = b":\n\n"
+_UI_DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -79,15 +80,17 @@ async def event_response(node: Node, channel: str, since: Position | None) -> Re
     return _Events(publications, body(), _HEADERS)
 
 
-async def ui_response(node: Node, channel: str, answer: Coroutine[Any, Any, Any] | None) -> Response:
-    """Respond with one text as a UI message stream; without an `answer`, with the one that is being written, or 204.
+async def ui_response(
+    node: Node, channel: str, answer: Coroutine[Any, Any, Any] | None, *, with_ended: bool
+) -> Response:
+    """Respond with one text as a UI message stream; without an `answer`, with the newest one, or 204.
 
-    The answer goes on when the client has gone.
+    A text that has ended is a response only where this is asked for. The answer goes on when the client has gone.
     """
     try:
         newest, top = await _newest(node, channel)
         first = None if newest is None else chunk_of(newest)
-        if answer is None and (first is None or first.end):
+        if answer is None and (first is None or (first.end and not with_ended)):
             return Response(status_code=204)
         publications = Publications(node, channel, top, 0)
         await publications.__aenter__()
@@ -97,7 +100,6 @@ async def ui_response(node: Node, channel: str, answer: Coroutine[Any, Any, Any]
         raise
     task: asyncio.Task[Any] | None = None
     if answer is not None:
-        first = None
         task = node.tasks.spawn(answer)
         if task is None:
             await publications.__aexit__(None, None, None)
@@ -124,49 +126,51 @@ def _part(**fields: str) -> bytes:
 
 
 async def _ui_parts(
-    publications: Publications, first: Chunk | None, answer: asyncio.Task[Any] | None
+    publications: Publications, newest: Chunk | None, answer: asyncio.Task[Any] | None
 ) -> AsyncIterator[bytes]:
-    stream, sent = "", ""
-    async for chunk in _texts(publications, first, answer):
+    stream, sent, length = "", "", 0
+    async for chunk in _texts(publications, newest, answer):
         if chunk is None:
             yield _PING
             continue
         if not stream:
             stream = chunk.stream
             yield _part(type="start", messageId=stream) + _part(type="text-start", id=stream)
+        if chunk.at is not None and chunk.at > length:  # a hole: what is lost is there for the next response
+            break
         delta = chunk.text[len(sent) :] if chunk.at == 0 else chunk.text
-        sent += delta
+        sent, length = sent + delta, length + units(delta)
         if delta:
             yield _part(type="text-delta", id=stream, delta=delta)
         if chunk.end:
-            yield _ui_end(stream, chunk.end)
+            yield _part(type="text-end", id=stream) + _ui_end(chunk.end)
             return
-    if not stream:
-        yield _part(type="error", errorText="there is no answer") + b"data: [DONE]\n\n"
+    has_failed = not stream and answer is not None and answer.done()
+    yield _ui_error("there is no answer" if has_failed else "the connection ended before the answer") + _UI_DONE
 
 
-def _ui_end(stream: str, end: str) -> bytes:
-    parts = _part(type="text-end", id=stream)
+def _ui_error(text: str) -> bytes:
+    return _part(type="error", errorText=text)
+
+
+def _ui_end(end: str) -> bytes:
+    """Return the parts that say how a text has ended."""
     if end == STOPPED:
-        parts += _part(type="abort")
-    elif end == ABORTED:
-        parts += _part(type="error", errorText="the answer was cut off")
-    else:
-        parts += _part(type="finish")
-    return parts + b"data: [DONE]\n\n"
+        return _part(type="abort") + _UI_DONE
+    return (_ui_error("the answer was cut off") if end == ABORTED else _part(type="finish")) + _UI_DONE
 
 
 async def _texts(
-    publications: Publications, first: Chunk | None, answer: asyncio.Task[Any] | None
+    publications: Publications, newest: Chunk | None, answer: asyncio.Task[Any] | None
 ) -> AsyncIterator[Chunk | None]:
-    """Iterate over the chunks of one stream: the one that `first` is of, or the next one that begins.
+    """Iterate over the chunks of one stream: the one that `newest` is of, or that of the `answer`, which comes next.
 
     It ends early where the answer fails before it has begun a stream.
     """
-    stream = ""
-    if first is not None:
-        stream = first.stream
-        yield first
+    earlier = newest.stream if newest is not None else ""
+    stream = earlier if answer is None else ""
+    if newest is not None and answer is None:
+        yield newest
 
     def answered(done: asyncio.Task[Any]) -> None:
         if not stream and not done.cancelled() and done.exception() is not None:
@@ -177,6 +181,6 @@ async def _texts(
     async for one in _chunks(publications):
         if one is None:
             yield None
-        elif one[0].stream == stream or (not stream and one[0].at == 0 and not one[0].text):
+        elif one[0].stream == stream or (not stream and one[0].at == 0 and one[0].stream != earlier):
             stream = one[0].stream
             yield one[0]

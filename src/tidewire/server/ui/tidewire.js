@@ -113,7 +113,7 @@ async function fetchToken(getToken, channel) {
   return token;
 }
 
-/** Make a client that connects at once. `url` may be relative to the page. */
+/** Make a client that connects at once. `url` may be relative to the page; without one it is the server's own. */
 export function connect(url, options = {}) {
   const client = new Client(url, options);
   client.connect();
@@ -151,8 +151,8 @@ export class Client extends Emitter {
   /** The connection's id while it is connected. */
   id = null;
 
-  /** @param {string} url @param {Options} [options] */
-  constructor(url, options = {}) {
+  /** @param {string} [url] @param {Options} [options] */
+  constructor(url = "/connection/websocket", options = {}) {
     super();
     const absolute = new URL(url, globalThis.location?.href);
     absolute.protocol = absolute.protocol.replace("http", "ws");

@@ -146,8 +146,7 @@ class Ephemeral:
                 if waiting and subscription in waiting:
                     continue
                 if connection.link.paused or connection.id in not_for:
-                    rest = [one for one in publications if but_not(one) != connection.id]
-                    self._write(channel, subscription, rest)
+                    self._write(channel, subscription, [one for one in publications if but_not(one) != connection.id])
                 elif subscription.live_after != ENDED:
                     connection.link.write(batch)
                     written += 1
@@ -190,10 +189,9 @@ class Ephemeral:
 
     def release(self, connection: Connection, subscriptions: Mapping[str, Subscription]) -> None:
         """Give a client that has caught up the newest publications that were held back for it."""
-        held = self._held.pop(connection, {})
         self._held_bytes.pop(connection, None)
         by_channel: dict[str, list[EphemeralPublication]] = {}
-        for (name, _), publication in held.items():
+        for (name, _), publication in self._held.pop(connection, {}).items():
             by_channel.setdefault(name, []).append(publication)
         for name, publications in by_channel.items():
             subscription = subscriptions.get(name)

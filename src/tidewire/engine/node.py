@@ -347,6 +347,8 @@ class Node:
                 f"a publication that nobody keeps has at most {self.limits.ephemeral_bytes} bytes (ephemeral_bytes), "
                 f"this one has {len(data)}; publish it with ephemeral=False"
             )
+        if self.limits.ephemeral_seconds and (publisher := self.registry.connections.get(sender)) is not None:
+            publisher.link.may_wait()
         self._published += 1
         self._ephemeral.publish(EphemeralPublication(channel, 0, 0, "", time.time(), data, format, meta, sender))
 

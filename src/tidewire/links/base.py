@@ -109,6 +109,13 @@ class Link(ABC):
     async def wait_drained(self) -> None:
         """Wait until the link is not paused; return at once when it is not, or when it is closed."""
 
+    def may_wait(self) -> None:
+        """Note that a message of this client could have waited: while many come, a link may read them a moment later.
+
+        A link that reads everything at once does nothing.
+        """
+        return
+
     @abstractmethod
     def pause_reading(self) -> None:
         """Read no more until `resume_reading`; messages that were received already may still be given."""

@@ -17,6 +17,7 @@ from websockets.frames import Close, Frame
 from websockets.frames import Opcode as FrameOpcode
 
 from tidewire.errors import Disconnect
+from tidewire.links.joint_reading import JoinedSocket, JointReading
 
 try:
     from websockets.speedups import apply_mask
@@ -250,7 +251,7 @@ class Reader:
     A pause takes effect at once, also in the middle of received bytes; the rest waits here.
     """
 
-    __slots__ = ("_handle", "_is_reading", "_left", "_loop", "_parser", "_pauses", "_transport")
+    __slots__ = ("_handle", "_is_reading", "_joined", "_left", "_loop", "_parser", "_pauses", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -259,6 +260,8 @@ class Reader:
         self._handle: Handle | None = None
         self._pauses = 0
         self._is_reading = False
+        #: Reads instead of the transport.
+        self._joined: JoinedSocket | None = None
         #: Bytes that may still come, after `limit_rest`.
         self._left: int | None = None
 
@@ -282,6 +285,8 @@ class Reader:
         """Give no more messages; bytes that still come are discarded."""
         self._parser = self._handle = None
         self.limit_rest()
+        if self._joined is not None:
+            self._joined.leave()
 
     @property
     def is_open(self) -> bool:
@@ -338,12 +343,26 @@ class Reader:
         if self._parser is not None:
             self._read(self._parser)
         if not self._pauses and not self._transport.is_closing():
+            (self._joined or self._transport).resume_reading()
+
+    def may_wait(self, receive: Callable[[bytes], None]) -> None:
+        """Note that a message may wait: while many come, sockets are read together, and `receive` gets the bytes."""
+        if self._joined is not None:
+            self._joined.use()
+            return
+        self._joined = JointReading.of(self._loop).join(self._transport, receive, self._has_left)
+        if self._joined is not None and self._pauses:
+            self._joined.pause_reading()
+
+    def _has_left(self) -> None:
+        self._joined = None
+        if not self._pauses and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def pause(self, reason: int) -> None:
         """Read no more until the same reason has resumed it."""
         self._pauses |= reason
-        self._transport.pause_reading()
+        (self._joined or self._transport).pause_reading()
 
     def resume(self, reason: int) -> bool:
         """End a pause, and return whether reading goes on: no other reason is left."""
@@ -355,7 +374,7 @@ class Reader:
         if self._parser is not None and self._parser.unread:
             self._loop.call_soon(self._read_on)
         elif not self._transport.is_closing():
-            self._transport.resume_reading()
+            (self._joined or self._transport).resume_reading()
         return True
 
     def resume_all(self) -> None:

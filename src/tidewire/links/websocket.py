@@ -90,10 +90,7 @@ class WebSocketLink(Link):
 
     def open(self, answer: bytes, max_size: int, extensions: Sequence[Extension], early: bytes) -> None:
         """Send the handshake's answer and begin; `early` (sent by the client before it) is read in the next turn."""
-        if self._is_corked:
-            self._writer.hold_answer(answer)
-        else:
-            self._transport.write(answer)
+        (self._writer.hold_answer if self._is_corked else self._transport.write)(answer)
         self._opening = None
         self._reader.open(self._handle, early, max_size, self._limits.fragments, extensions)
         self.deflate = bool(extensions)
@@ -243,6 +240,10 @@ class WebSocketLink(Link):
         while self.paused and not self.is_closed:
             await self._writer.wait_writable()
 
+    def may_wait(self) -> None:
+        if not self.is_closed:
+            self._reader.may_wait(self.data_received)
+
     def pause_reading(self) -> None:
         if not self.is_closed:
             self._reader.pause(BY_APPLICATION)
@@ -364,8 +365,7 @@ class WebSocketLink(Link):
     # Deadlines.
 
     def _schedule(self) -> None:
-        seconds = self._seconds(self._loop.time())
-        if seconds is not None:
+        if (seconds := self._seconds(self._loop.time())) is not None:
             TimerWheel.of(self._loop).schedule(self, seconds)
 
     def _seconds(self, now: float) -> float | None:

@@ -15,24 +15,27 @@ from tidewire.testing import wait_until
 
 __all__ = ("check_frozen_then_thawed",)
 
+#: Seconds: less than a publish may take, and enough for a busy machine.
+_AT_ONCE = 0.1
+
 
 async def check_frozen_then_thawed(
     server: Daemon,
     node: Node,
     seconds: float,
     *,
-    at_once: float = 0.1,
-    longest: float = 1.0,
     tasks: int = 40,
     has_holes: bool = False,
 ) -> None:
-    """Freeze a store while a node publishes: all but what was on its way fails `at_once`, and no tasks pile up."""
+    """Freeze a store while a node publishes: what was on its way fails, then all at once, and no tasks pile up."""
     client = await connect(node, channel="a")
     ledger = Ledger(node)
     async with ledger.publishing():
         await wait_until(lambda: len(ledger.kept) > 50)
         server.freeze()
         frozen = asyncio.get_running_loop().time()
+        sent = set(ledger.waiting)
+        await wait_until(lambda: not sent & ledger.waiting, 20, "what was on its way fails")
         await wait_until(lambda: len(ledger.failures) > 100, what="publishing fails")
         with pytest.raises(StoreUnavailable):
             await node.broker.history("a")
@@ -41,8 +44,7 @@ async def check_frozen_then_thawed(
         server.thaw()
         await ledger.succeeds(50)
     assert {type(error) for error, _ in ledger.failures} == {NotPublished, PublishUnconfirmed}
-    slow = [taken for _, taken in ledger.failures if taken > at_once]
-    assert len(slow) <= 10
-    assert max(slow) < longest
+    slow = [taken for _, taken in ledger.failures if taken > _AT_ONCE]
+    assert len(slow) < len(ledger.failures) / 5
     await received(client, ledger)
     check(client, ledger, has_holes=has_holes)

@@ -49,6 +49,8 @@ class Ledger:
         self._node = node
         self._channel = channel
         self._next = 0
+        #: The texts of publishes that have no answer yet.
+        self.waiting: set[str] = set()
         self.kept: dict[tuple[str, int], str] = {}
         self.failures: list[tuple[PublishError, float]] = []
 
@@ -58,6 +60,7 @@ class Ledger:
             self._next += 1
             text = f"{self._node.id}/{self._next}"
             start = time.monotonic()
+            self.waiting.add(text)
             try:
                 position = await self._node.publish(self._channel, text.encode(), Format.TEXT)
             except PublishError as error:
@@ -65,6 +68,8 @@ class Ledger:
             else:
                 assert (position.epoch, position.offset) not in self.kept, f"{position} was given twice"
                 self.kept[position.epoch, position.offset] = text
+            finally:
+                self.waiting.remove(text)
 
     @contextlib.asynccontextmanager
     async def publishing(self, tasks: int = 5, pause: float = 0.002) -> AsyncIterator[None]:

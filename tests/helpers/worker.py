@@ -44,7 +44,7 @@ async def exchange(url: str, options: dict[str, Any]) -> None:
 
 async def flood(url: str, options: dict[str, Any]) -> None:
     """Publish without end, and tell each message when it is acknowledged."""
-    broker, _ = open_backend(url, Limits())
+    broker, _ = open_backend(url, Limits(channel_history_bytes=10**9))
     await broker.start(lambda _: None)
     say("ready")
 

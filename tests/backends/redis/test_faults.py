@@ -361,9 +361,12 @@ def test_a_node_that_redis_cuts_off_as_slow_reads_what_it_missed(tmp_path: Path)
                 await wait_until(lambda: len(client.offsets()) > 10)
                 time.sleep(3)  # the loop is what stands still  # noqa: ASYNC251
                 await wait_until(lambda: node.statistics().gaps > 0, 10)
-            top = (await node.broker.history("a", limit=0)).top
-            await wait_until(lambda: client.offsets()[-1] == top.offset, 15)
-            assert client.offsets() == list(range(1, top.offset + 1))
+
+            async def has_all() -> bool:
+                return client.offsets()[-1] == (await node.broker.history("a", limit=0)).top.offset
+
+            await wait_until(has_all, 30)
+            assert client.offsets() == list(range(1, client.offsets()[-1] + 1))
             assert "i a" not in client.shown
 
     with start_redis(tmp_path) as server:

@@ -23,6 +23,7 @@ from faults.serving import STORES, Store, store
 from helpers.hubs import serving
 from tidewire import ChannelOptions, Hub, Limits, Publisher, Tickets
 from tidewire.errors import BadRequest, ConfigurationError, TidewireError
+from tidewire.protocols.plain import PlainProtocol
 from tidewire.support.shown_value import shown
 
 
@@ -254,6 +255,35 @@ def test_a_wrong_value_in_the_configuration_is_one_sentence(what: str) -> None:
             text in str(caught.value)
             for text in ("None", "needs a key", "needs secret", "is none", "no type", "is a list")
         )
+
+
+HEADER = [(b"x-mine", b"1")]
+
+
+@pytest.mark.parametrize(
+    ("argument", "wrong"),
+    [
+        *(
+            ("headers", wrong)
+            for wrong in ({"x-mine": "1"}, [("x-mine", "1")], "x", 5, [(b"x", b"1", b"2")], [(b"x", 1)])
+        ),
+        *(("headers", [*HEADER, wrong]) for wrong in ((b"x", b"1\r\nset-cookie: a=b"), (b"x\n", b""), (b"x y", b""))),
+        *(("protocol", wrong) for wrong in ("json", None, PlainProtocol)),
+        *(("subprotocol", wrong) for wrong in (["chat"], b"chat", 5)),
+        *(("token", wrong) for wrong in ("eyJ", {"jti": "a"})),
+    ],
+)
+def test_a_wrong_argument_of_connect_is_one_sentence(argument: str, wrong: Any) -> None:
+    """They were errors from within the handshake, which left the client without an answer under some servers."""
+
+    async def scenario() -> None:
+        async with Hub() as hub:
+            websocket = WebSocket({"type": "websocket"}, WebSocket.receive, WebSocket.send)  # type: ignore[arg-type]
+            with pytest.raises(ConfigurationError, match=f"^{argument}="):
+                hub.connect(websocket, **{argument: wrong})
+            assert hub.connect(websocket, headers=iter(HEADER), subprotocol="chat")
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("key", ["\ud800", "a\nb", " key", "key\t", "\0", "a\x7fb"])

@@ -22,6 +22,7 @@ from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Identity
 from tidewire.sessions.accept import Acceptance
 from tidewire.sessions.application import HubConnection
+from tidewire.sessions.arguments import check_is, headers_from
 from tidewire.support.shown_value import shown
 
 __all__ = ("Hub",)
@@ -62,6 +63,10 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
             raise ConfigurationError(
                 f"hub.connect got {shown(websocket)}; give it the `websocket: WebSocket` of an @app.websocket endpoint"
             )
+        if not isinstance(protocol, Protocol):
+            raise ConfigurationError(f"protocol={shown(protocol)} is none; write tidewire.PLAIN, JSON or RECOVERABLE")
+        check_is(subprotocol, str, "subprotocol", 'the one that you choose, as "chat"')
+        check_is(token, IssuedToken, "token", "IssuedToken(jti, iat), from tidewire.messages")
         self._book.overrides.see(websocket.scope.get("app"))
         if not isinstance(user, str | Identity):
             check_text(user, "user")  # a mistake of the program: nothing is told to the client
@@ -73,7 +78,7 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
             info=given.info if info is None else encode_json(info),
             protocol=protocol,
             subprotocol=subprotocol,
-            headers=headers,
+            headers=None if headers is None else headers_from(headers),
             origins=self.origins,
             token=token or given.token,
         )

@@ -29,6 +29,7 @@ from tidewire.observe.metrics_router import metrics_router
 from tidewire.protocols.base import Protocol
 from tidewire.protocols.plain import PLAIN
 from tidewire.rules.base import Authority
+from tidewire.sessions.arguments import check_is
 from tidewire.sessions.centrifuge.client_router import client_router
 from tidewire.sessions.origins import Origins
 from tidewire.sessions.served import ServedEndpoint, protocol_router
@@ -61,7 +62,7 @@ class Routers(HubLifecycle):
         that name no channel go there. `user` and `name` are those of `client_router`. The rules of the hub decide where
         there are some, as do the options of other channels.
         """
-        _check(protocol, Protocol, "protocol", "tidewire.PLAIN, RECOVERABLE or a Protocol of your own, made with ()")
+        check_is(protocol, Protocol, "protocol", "tidewire.PLAIN, RECOVERABLE or a Protocol of your own, made with ()")
         endpoint = ServedEndpoint(
             lambda: self.node, protocol, authority=self.authority, origins=self.origins, history=history
         )
@@ -82,11 +83,11 @@ class Routers(HubLifecycle):
         A caller must send the `key`. `authority` knows the channels and their options; `extensions` are the functions
         that `rpc` calls. Raises ConfigurationError without a key, unless `insecure`.
         """
-        _check(authority, Authority, "authority", _AN_AUTHORITY)
-        _check(extensions, Mapping, "extensions", "{'name': function}")
+        check_is(authority, Authority, "authority", _AN_AUTHORITY)
+        check_is(extensions, Mapping, "extensions", "{'name': function}")
         for extension in (extensions or {}).values():
-            _check(extension, Callable, "a function of extensions", "{'name': function}")
-        _check(insecure, bool, "insecure", "True or False: the text 'false' would be true")
+            check_is(extension, Callable, "a function of extensions", "{'name': function}")
+        check_is(insecure, bool, "insecure", "True or False: the text 'false' would be true")
         prefix = _prefix(prefix)
         self._judge = authority or self._judge
         options = (authority or self.authority).options
@@ -128,7 +129,7 @@ class Routers(HubLifecycle):
         addresses of other pages that it links to.
         """
         prefix, pages = _prefix(prefix), _pages(pages)
-        _check(open_page, bool, "open_page", "True or False")
+        check_is(open_page, bool, "open_page", "True or False")
         closed = "the admin page is for this machine: use admin_router(user=may_administer)"
         allowed = guard(user=user, origins=Origins(), closed=closed)
 
@@ -155,7 +156,7 @@ class Routers(HubLifecycle):
         the hub decide. The calls of the HTTP API, and `cut`, `freeze`, `kill` and `hang`, are under `{prefix}/api`.
         """
         prefix, pages = _prefix(prefix), _pages(pages)
-        _check(user, Callable, "user", "a dependency, as user=may_play")
+        check_is(user, Callable, "user", "a dependency, as user=may_play")
         if not is_development():
             logger.info("no playground: this is not under development (FASTAPI_ENV=development, or fastapi dev)")
             return APIRouter()
@@ -204,8 +205,8 @@ class Routers(HubLifecycle):
         function returns. It is closed, if it has a `yield`, before the client is served. `authority` decides instead
         of the hub's rules. `/connection/tidewire.js` is a client for pages without a bundler.
         """
-        _check(authority, Authority, "authority", _AN_AUTHORITY)
-        _check(name, Callable, "name", "a function that returns the name of a user")
+        check_is(authority, Authority, "authority", _AN_AUTHORITY)
+        check_is(name, Callable, "name", "a function that returns the name of a user")
         if user is not None:
             self._users.append(user)
         self._judge = authority or self._judge
@@ -227,9 +228,9 @@ class Routers(HubLifecycle):
         Title, version, and the paths of its servers are those of an application, if one is given.
         """
         self._book.complete()
-        _check(app, Starlette | Router, "app", "your FastAPI application")
-        _check(title, str, "title", "text")
-        _check(version, str, "version", "text, as '1.2.0'")
+        check_is(app, Starlette | Router, "app", "your FastAPI application")
+        check_is(title, str, "title", "text")
+        check_is(version, str, "version", "text, as '1.2.0'")
         described = self._described or describe(self._book)
         security = security_of(self._users, takes_tokens=described.takes_tokens)
         return document(
@@ -256,7 +257,7 @@ class Routers(HubLifecycle):
         path, pages = _prefix(path, "path"), _pages(pages)
         if not path:
             raise ConfigurationError("path='' is none; write it from the slash on, as '/asyncapi'")
-        _check(described, Description, "described", "what tidewire.asyncapi.describe returns, or leave it")
+        check_is(described, Description, "described", "what tidewire.asyncapi.describe returns, or leave it")
         self._described = described
 
         def make(request: Request) -> dict[str, Any]:
@@ -283,11 +284,6 @@ def _pages(pages: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         return [(name + "", address + "") for name, address in pages]
     except (TypeError, ValueError):
         raise ConfigurationError(f"pages={shown(pages)} are none; write [('Chat', '/chat')]") from None
-
-
-def _check(value: object, kind: Any, what: str, instead: str) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise ConfigurationError(f"{what}={shown(value)} is none; write {instead}")
 
 
 def _is_forgotten(channel: Mapping[str, Any]) -> bool:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from datetime import datetime
 from math import isfinite
+from typing import Any
 
-from tidewire.errors import BadRequest
+from tidewire.errors import BadRequest, ConfigurationError
 from tidewire.messages import MAX_OFFSET, Position
 from tidewire.support.shown_value import shown
 
-__all__ = ("bytes_from", "count_from", "flag_from", "moment_from", "offset_from", "position_from")
+__all__ = (
+    "bytes_from",
+    "check_is",
+    "count_from",
+    "flag_from",
+    "headers_from",
+    "moment_from",
+    "offset_from",
+    "position_from",
+)
 
+#: A header's name (RFC 9110 section 5.1), and its value.
+_NAME, _VALUE = re.compile(rb"[\w!#$%&'*+.^`|~-]+"), re.compile(rb"[^\r\n\0]*")
 #: A position that no channel has.
 _NOWHERE = Position(0, "_")
+
+
+def check_is(value: object, kind: Any, what: str, instead: str) -> None:
+    """Raise ConfigurationError for a value that is neither of a kind nor None."""
+    if value is not None and not isinstance(value, kind):
+        raise ConfigurationError(f"{what}={shown(value)} is none; write {instead}")
 
 
 def bytes_from(value: object) -> bytes:
@@ -46,6 +66,20 @@ def flag_from(value: object, name: str) -> bool:
     if isinstance(value, bool):
         return value
     raise BadRequest(f"{name}={shown(value)} is none; write True or False: the text 'false' would be true")
+
+
+def headers_from(headers: object) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer; raises ConfigurationError for any that are no pairs of bytes, or not of HTTP."""
+    pairs: list[tuple[bytes, bytes]] = []
+    for pair in headers if isinstance(headers, Iterable) else (headers,):
+        match pair:
+            case (bytes() as name, bytes() as value) if _NAME.fullmatch(name) and _VALUE.fullmatch(value):
+                pairs.append((name, value))
+            case _:
+                raise ConfigurationError(
+                    f'headers= has {shown(pair)}; write pairs of bytes, as [(b"x-name", b"value")], without line breaks'
+                )
+    return pairs
 
 
 def offset_from(expect: object) -> int | None:

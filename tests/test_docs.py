@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import itertools
 import json
 import re
@@ -69,6 +70,17 @@ def test_a_page_links_to_what_exists(page: Path) -> None:
         assert found.exists(), f"{page.name} links to {target}"
         if anchor:
             assert anchor in anchors(found), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_code_imports_from_here_exists(page: Path) -> None:
+    """Also in the fragments, which are no programs and are not run."""
+    for code in blocks(page, "py(?:thon)?"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tidewire":
+                module = importlib.import_module(node.module or "")
+                missing = [name.name for name in node.names if not hasattr(module, name.name)]
+                assert not missing, f"{node.module} has no {missing}"
 
 
 def test_the_architecture_names_files_that_exist() -> None:

@@ -105,12 +105,17 @@ class MapState:
         self.forgotten: list[str] = []
 
     def _count(self, entry: Entry, sign: int) -> None:
-        self.size += sign * (_cost(entry.key) + len(msgspec.json.encode(entry.value)))
+        self.size += sign * _size_of(entry)
         if entry.owner:
             keys = self._owned.setdefault(entry.owner, set())
             keys.add(entry.key) if sign > 0 else keys.discard(entry.key)
             if not keys:
                 del self._owned[entry.owner]
+
+    def size_of(self, key: str) -> int:
+        """Return the part of `size` that is the entry of a key, 0 where there is none."""
+        entry = self.entries.get(key)
+        return 0 if entry is None else _size_of(entry)
 
     @property
     def owners(self) -> set[str]:
@@ -182,6 +187,10 @@ class MapState:
     def copy(self) -> Copy:
         """Return the whole map."""
         return Copy(self.position, list(self.entries.values()), dict(self._gone))
+
+
+def _size_of(entry: Entry) -> int:
+    return _cost(entry.key) + len(msgspec.json.encode(entry.value))
 
 
 def _cost(key: str) -> int:

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -28,7 +30,10 @@ logger = logging.getLogger("tidewire")
 _COPIES = Retention(2, 1e9)
 #: Seconds without a change after which a whole copy is kept; other nodes wait longer, for when this one has died.
 _QUIET, _LATER = 5.0, 10.0
-_RETRY = 0.5
+#: The same as shares of the time for which history is kept, where that is short.
+_QUIET_SHARE, _LATER_SHARE = 0.2, 0.4
+#: Seconds before the map is read again; before a newer copy is looked for, where history does not reach back to one.
+_RETRY, _AGAIN = 0.5, 0.25
 
 
 class Replica(ABC):
@@ -75,15 +80,26 @@ class Replica(ABC):
 
 
 class KeptReplica(Replica):
-    """Reads the channel until `aclose`. The store keeps a whole copy now and then, so that history is long enough."""
+    """Reads the channel until `aclose`. The store keeps a whole copy now and then, so that history is long enough.
 
-    def __init__(self, node: Node, channel: str, size: int) -> None:
+    Changes wait for a copy that would push others out of history before any copy has them.
+    """
+
+    def __init__(self, node: Node, channel: str, retention: Retention) -> None:
         super().__init__(node, channel)
-        self._size = size
-        #: Changes after which a whole copy is kept at once: history must reach back to the one before.
-        self._every = max(1, size // 2)
-        self._copied_at = 0
+        self._size = retention.size
+        #: Publications after which a whole copy is kept at once: history must reach back to the one before.
+        self._every = max(1, retention.size // 2)
+        self._quiet = min(_QUIET, retention.age * _QUIET_SHARE)
+        self._later = min(_LATER, retention.age * _LATER_SHARE)
+        #: Offsets of the newest copy that is kept, and of the newest change.
+        self._copied_at = self._changed_at = 0
+        #: Changes of this node that are on their way; the turns of those that have no room yet; when something moved.
+        self._under_way = 0
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._moved_at = 0.0
         self._copying: asyncio.TimerHandle | None = None
+        self._copied: asyncio.Task[None] | None = None
         #: The store has not taken the newest copy, which was too large for it.
         self._is_too_large = False
         self._is_closed = False
@@ -99,7 +115,9 @@ class KeptReplica(Replica):
         self._is_closed = True
         if self._copying is not None:
             self._copying.cancel()
-            await self._copy_now()
+        if self._copied is not None:
+            await asyncio.wait([self._copied])
+        await self._copy_now()
         self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -118,41 +136,52 @@ class KeptReplica(Replica):
 
     async def _read(self) -> None:
         copy = await self._newest_copy()
+        while not await self._read_from(copy):
+            await asyncio.sleep(_AGAIN)  # a node that has all changes keeps a newer copy meanwhile
+            before, copy = copy, await self._newest_copy()
+            if copy == before:
+                if copy is not None:
+                    logger.info("history of the map in %r does not reach back to its last whole copy", self.channel)
+                await self._read_from(copy, anyway=True)
+                return
+
+    async def _read_from(self, copy: Copy | None, *, anyway: bool = False) -> bool:
+        """Read on from a copy; return False at once where history does not reach back to it."""
         since = Position(0, "") if copy is None else copy.position
         publications = Publications(self._node, self.channel, since, self._size)
         async with publications:
-            if copy is not None and not publications.recovered:
-                logger.warning("changes of the map in %r are lost; it goes on from its last whole copy", self.channel)
             state = MapState(copy)
             missed = publications.missed
-            for _ in range(missed):
-                state.apply(await anext(publications))
+            changes = [change for _ in range(missed) if (change := state.apply(await anext(publications)))]
+            if not (anyway or publications.recovered):
+                return False
             state.position = publications.joined_at
             self._copied_at = 0 if copy is None else copy.position.offset
+            self._changed_at = state.position.offset if changes else 0
             self.state, self._is_ready = state, True
             self._wake()
-            if missed:
-                self._copy_later(_LATER)
+            if changes:
+                self._copy_later(self._later)
             async for publication in publications:
                 if publication.offset:
                     self._took(state.apply(publication))
+        return True
 
     async def _newest_copy(self) -> Copy | None:
         page = await self._node.broker.history(copies(self.channel), limit=1, reverse=True)
         return msgspec.json.decode(page.publications[0].data, type=Copy) if page.publications else None
 
     def _took(self, change: Change | None) -> None:
-        self._wake()
-        if change is None:
-            return
-        if change.left:
-            for key in self.state.left:
-                self._node.tasks.spawn(self._show_removed(key, self.state.position))
-        is_own = change.by.startswith(self._node.id)
-        if is_own and self.state.position.offset - self._copied_at >= self._every:
-            self._node.tasks.spawn(self._copy_now())
-        else:
-            self._copy_later(_QUIET if is_own else _LATER)
+        is_own = change is not None and change.by.startswith(self._node.id)
+        if change is not None:
+            self._changed_at = self.state.position.offset
+            self._copy_later(self._quiet if is_own else self._later)
+            if change.left:
+                for key in self.state.left:
+                    self._node.tasks.spawn(self.show_removed(key, self.state.position))
+        if self._waiting >= self._every and (is_own or change is None or change.left):
+            self._copy_soon()
+        self._go_on()
 
     async def wait_current(self) -> MapState:
         """Return the map with every change that was kept on any node before; raises StoreUnavailable."""
@@ -170,48 +199,102 @@ class KeptReplica(Replica):
             )
         )
 
-    async def _show_removed(self, key: str, left_at: Position) -> None:
-        """Tell clients that know no owners of a key that left with its owner; once, even if several nodes do."""
+    async def show_removed(self, key: str, at: Position) -> None:
+        """Publish that an entry was removed, unless it has changed since; once, even if several nodes do.
+
+        Clients that know no owners learn by it that the entry has left with its owner.
+        """
         change = Change(key, removed=True, by=f"{self._node.id}-left")
-        token = f"map:{key}:{left_at.epoch}:{left_at.offset}"  # behind the leave, unless it was set anew
         try:
-            await self._node.publish(self.channel, change.encode(), key=token, meta=CHANGE, ephemeral=False)
-        except PublishError as error:
+            async with self.room():
+                await self.publish(change, CHANGE, at)
+        except (PublishError, StoreUnavailable) as error:
             logger.info("the removal of %r in %r was not shown: %s", key, self.channel, error)
 
+    async def publish(self, change: Change, meta: bytes, behind: Position) -> Position:
+        """Publish a change behind the newest one of its key: of two behind the same one, the store keeps the first."""
+        token = f"map:{change.key}:{behind.epoch}:{behind.offset}"
+        return await self._node.publish(self.channel, change.encode(), key=token, meta=meta, ephemeral=False)
+
     # Whole copies.
+
+    @property
+    def _waiting(self) -> int:
+        """The publications since the last whole copy, if a change is among them."""
+        return self.state.position.offset - self._copied_at if self._changed_at > self._copied_at else 0
+
+    @asynccontextmanager
+    async def room(self) -> AsyncIterator[None]:
+        """Make a change in history's room for those that are in no whole copy; raises StoreUnavailable."""
+        loop, most = asyncio.get_running_loop(), self._node.limits.publish_seconds * 2
+        turn = loop.create_future()
+        self._turns.append(turn)
+        if len(self._turns) == 1:
+            self._moved_at = loop.time()
+        self._give_turns()
+        try:
+            while not turn.done():
+                await asyncio.wait([turn], timeout=most)
+                if not turn.done() and loop.time() - self._moved_at >= most:
+                    raise StoreUnavailable(f"the map in {self.channel!r} cannot be kept now; try again")
+            yield
+        finally:
+            if turn.done():
+                self._under_way -= 1
+            else:
+                self._turns.remove(turn)
+            self._give_turns()
+
+    def _give_turns(self) -> None:
+        """Begin the changes for which there is room, in the order in which they came."""
+        while self._turns and (self._is_too_large or self._waiting + self._under_way < self._every):
+            self._under_way += 1
+            self._turns.popleft().set_result(None)
+        if self._turns and self._waiting:
+            self._copy_soon()
+
+    def _go_on(self) -> None:
+        """Take note of a publication that has come, or a copy that is kept."""
+        self._moved_at = asyncio.get_running_loop().time()
+        self._give_turns()
+        self._wake()
 
     def _copy_later(self, seconds: float) -> None:
         if self._copying is None and not self._is_closed:
             loop = asyncio.get_running_loop()
-            wait = seconds * random.uniform(1.0, 1.5)
-            self._copying = loop.call_later(wait, lambda: self._node.tasks.spawn(self._copy_now()))
+            self._copying = loop.call_later(seconds * random.uniform(1.0, 1.5), self._copy_soon)
+
+    def _copy_soon(self) -> None:
+        if self._copied is None or self._copied.done():
+            self._copied = self._node.tasks.spawn(self._copy_now())
 
     async def _copy_now(self) -> None:
         """Keep the whole map; several nodes that do so at the same position keep it once."""
         if self._copying is not None:
             self._copying.cancel()
             self._copying = None
-        copy = self.state.copy()
-        if not self._is_ready or copy.position.offset <= self._copied_at:
+        if not self._is_ready or self._changed_at <= self._copied_at:
             return
-        before, self._copied_at = self._copied_at, copy.position.offset
+        copy = self.state.copy()
         request = PublishRequest(
             copies(self.channel), msgspec.json.encode(copy), key=f"copy:{copy.position}", retention=_COPIES
         )
         try:
             await self._node.broker.publish(request)
         except PublishError as error:
-            self._copied_at = before
             logger.info("the map in %r was not copied: %s", self.channel, error)
-            self._copy_later(_QUIET)
+            self._copy_later(self._quiet)
         except BadRequest as error:  # the store takes no publication of that size
-            self._copied_at = before
             if not self._is_too_large:
                 logger.error("the map in %r takes no entries until it can be kept whole: %s", self.channel, error)
             self._is_too_large = True
+            self._copy_later(self._quiet)
+            self._give_turns()
         else:
             self._is_too_large = False
+            if self.state.position.epoch == copy.position.epoch:
+                self._copied_at = copy.position.offset
+            self._go_on()
 
     def check_size(self) -> None:
         """Refuse an entry of a map that the store cannot keep whole: history alone forgets. Raises LimitExceeded."""

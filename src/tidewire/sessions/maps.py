@@ -23,7 +23,6 @@ from tidewire.errors import (
     EntryChanged,
     LimitExceeded,
     NotPublished,
-    PublishError,
     StoreUnavailable,
 )
 from tidewire.messages import Announcement, EphemeralPublication, Format, Membership, Position
@@ -117,7 +116,7 @@ class Maps(PerNode):
                 f"a map needs every change, and {channel!r} leaves some out for slow readers; write "
                 "slow=SlowPolicy.DISCONNECT"
             )
-        return KeptReplica(self._node, channel, retention.size)
+        return KeptReplica(self._node, channel, retention)
 
     def ask(self, channel: str, client: Connection) -> None:
         """Take a map into use for a client; raises LimitExceeded where its user has asked for too many."""
@@ -193,8 +192,8 @@ class Maps(PerNode):
 
     async def clear(self, channel: str) -> None:
         """Remove all entries. Raises as `unset`."""
-        for key in tuple((await self.entries(channel)).entries):
-            await self.unset(channel, key)
+        keys = tuple((await self.entries(channel)).entries)
+        await asyncio.gather(*(self.unset(channel, key) for key in keys))
 
     def keep(self, channel: str) -> None:
         """Read a map that others change without asking here: joins and leaves of a channel are its changes."""
@@ -210,9 +209,10 @@ class Maps(PerNode):
         """Make a change, and return it as it was made, with the map."""
         replica = self._replica(channel)
         if isinstance(replica, KeptReplica):
-            if not change.removed:
-                replica.check_size()
-            return await self._keep_change(replica, change, expect, meta), change
+            async with replica.room():
+                if not change.removed:
+                    replica.check_size()
+                return await self._keep_change(replica, change, expect, meta), change
         assert isinstance(replica, SharedReplica)
         check_expect(expect)
         state = await replica.wait_ready()
@@ -229,9 +229,8 @@ class Maps(PerNode):
             current = last if key in state.entries else ABSENT
             if expect is not None and expect != current:
                 raise EntryChanged(f"{key!r} in {channel!r} is at {current}, not at {expect}; read it again")
-            data = self._fitted(state, change, meta).encode()
-            token = f"map:{key}:{state.position.epoch}:{max(last, taken)}"
-            position = await self._node.publish(channel, data, key=token, meta=meta.encode(), ephemeral=False)
+            behind = Position(max(last, taken), state.position.epoch)
+            position = await replica.publish(self._fitted(state, change, meta), meta.encode(), behind)
             state = await replica.wait_reached(position)
             if state.position.epoch == position.epoch and state.last(key) == last:
                 taken = position.offset  # a caller has published something else under this token
@@ -252,7 +251,7 @@ class Maps(PerNode):
         entry, most = state.entries.get(change.key), self._node.limits.map_bytes
         if change.removed:
             return change
-        if state.size + len(change.encode()) > most:
+        if state.size + len(change.encode()) > most + state.size_of(change.key):
             count_limit("map_bytes")
             raise LimitExceeded(f"a map has at most {most} bytes (map_bytes); remove some, or allow more")
         return msgspec.structs.replace(change, retagged=entry is not None and entry.tags != meta.tags)
@@ -283,25 +282,34 @@ class Maps(PerNode):
 
     async def _look(self) -> None:
         """Remove entries whose time is over, and read maps no more that nobody uses."""
-        now, wall = asyncio.get_running_loop().time(), time.time()
-        for channel, replica in tuple(self._replicas.items()):
-            timed = [entry for entry in replica.state.entries.values() if entry.ttl]
-            if isinstance(replica, SharedReplica):
-                await replica.look()
-            else:
-                for entry in timed:
-                    if entry.time + entry.ttl <= wall:
-                        await self._expire(channel, entry)
-            if not (timed or replica.is_needed) and now - replica.used_at > _UNUSED:
-                del self._replicas[channel]
-                self._asked_by.pop(channel, None)
-                await replica.aclose()
+        await asyncio.gather(*(self._look_at(channel, one) for channel, one in tuple(self._replicas.items())))
 
-    async def _expire(self, channel: str, entry: Entry) -> None:
-        try:
-            await self.unset(channel, entry.key, expect=entry.offset)
-        except (EntryChanged, StoreUnavailable, PublishError) as error:
-            logger.debug("entry %r of %r was not removed: %s", entry.key, channel, error)
+    async def _look_at(self, channel: str, replica: Replica) -> None:
+        has_timed = any(entry.ttl for entry in replica.state.entries.values())
+        if isinstance(replica, SharedReplica):
+            await replica.look()
+        elif isinstance(replica, KeptReplica) and has_timed:
+            await self._expire(replica)
+        is_unused = asyncio.get_running_loop().time() - replica.used_at > _UNUSED
+        if is_unused and not (has_timed or replica.is_needed) and self._replicas.get(channel) is replica:
+            del self._replicas[channel]
+            self._asked_by.pop(channel, None)
+            await replica.aclose()
+
+    async def _expire(self, replica: KeptReplica) -> None:
+        now = time.time()
+
+        def over() -> list[Entry]:
+            return [one for one in replica.state.entries.values() if one.ttl and one.time + one.ttl <= now]
+
+        if over():
+            try:
+                position = (await replica.wait_current()).position
+            except StoreUnavailable as error:
+                logger.debug("entries of %r were not removed: %s", replica.channel, error)
+            else:
+                removals = (replica.show_removed(one.key, Position(one.offset, position.epoch)) for one in over())
+                await asyncio.gather(*removals)
 
 
 def check_key(key: str) -> str:

@@ -17,7 +17,7 @@ from fastapi import Depends, FastAPI, HTTPException, WebSocket
 from websockets.asyncio.client import ClientConnection
 
 from helpers.hubs import Application, receive, run, serving
-from tidewire import ConfigurationError, Hub, NotAvailable, PermissionDenied, Position, StateFailed
+from tidewire import RECOVERABLE, ConfigurationError, Hub, NotAvailable, PermissionDenied, Position, StateFailed
 from tidewire.testing import wait_until
 
 
@@ -312,6 +312,30 @@ def test_an_endpoint_sends_the_state_before_what_comes() -> None:
             async with app.open(f"/?since={place}") as client:
                 assert json.loads(await receive(client)) == 2
                 assert json.loads(await receive(client))[:2] == [None, True]
+
+    run(main())
+
+
+def test_a_protocol_with_answers_tells_the_state_in_its_own() -> None:
+    """No answer came at all: neither state nor position, nor that what was missed is gone."""
+
+    async def main() -> None:
+        shop = Shop(history=2)
+
+        async def endpoint(websocket: WebSocket, since: str = "") -> None:
+            async with shop.hub.connect(websocket, protocol=RECOVERABLE) as connection:
+                await connection.subscribe("orders:1", since=since or None)
+                await connection.wait_closed()
+
+        async with serving(shop.hub, endpoint) as app:
+            for row in (1, 2, 3):
+                await shop.add(row)
+            here = await shop.hub.position("orders:1")
+            fresh = {"channel": "orders:1", "recovered": False, "position": str(here), "state": [1, 2, 3]}
+            recovered = {"channel": "orders:1", "recovered": True, "position": str(here)}
+            for since, answer in (("", fresh), (f"{here.epoch}:0", fresh), (str(here), recovered)):
+                async with app.open(f"/?since={since}") as client:
+                    assert json.loads(await receive(client)) == answer
 
     run(main())
 

@@ -80,7 +80,7 @@ class HubConnection(HeldConnection):
         `join` is published when this is the user's first connection in the channel, `leave` when the last one has ended
         for any reason, by another node if this one died; `leave_on_error` takes its place when the handler raised. Each
         of them, and `presence`, makes the connection a member. Where the channel has a state, that comes back instead
-        of history (`Subscribed.state`): send it first, publications are pushed as soon as you wait for something.
+        of history (`Subscribed.state`): if no answer of the protocol has it, send it before you wait for anything.
         `reply=False` sends the client neither the protocol's answer nor earlier publications; they are in the result.
         Raises CommandError, StoreUnavailable, StateFailed, ConnectionClosed.
         """
@@ -107,11 +107,11 @@ class HubConnection(HeldConnection):
 
     async def _begin(self, prepared: Prepared, *, reply: bool) -> Subscribed:
         subscriptions, answer = self._node.subscriptions, prepared.answer
-        if prepared.state is not None:
-            self._node.tasks.spawn(self._push(prepared))  # behind messages that the endpoint sends before it waits
-            return answer
         await subscriptions.reply(prepared, self._here.protocol.encode_subscribed(answer) if reply else [])
-        await subscriptions.go_live(prepared)
+        if prepared.state is None:
+            await subscriptions.go_live(prepared)
+        else:
+            self._node.tasks.spawn(self._push(prepared))  # behind messages that the endpoint sends before it waits
         return answer
 
     async def _push(self, prepared: Prepared) -> None:

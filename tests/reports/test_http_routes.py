@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, WebSocket
-from fastapi.responses import JSONResponse
+from fastapi import BackgroundTasks, Depends, FastAPI, WebSocket
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.endpoints import WebSocketEndpoint
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -19,8 +22,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from helpers.hubs import Application, run, serving
-from tidewire import CommandError, Hub
+from tidewire import CommandError, Hub, Position
 from tidewire.errors import (
+    AlreadyStreaming,
+    CutOff,
     EntryChanged,
     InvalidMessage,
     NotPublished,
@@ -28,9 +33,11 @@ from tidewire.errors import (
     Problem,
     RateLimited,
     Refused,
+    StateFailed,
     StoreUnavailable,
     TidewireError,
 )
+from tidewire.protocols.close_codes import SLOW
 
 TESTS = Path(__file__).parents[1]
 RAISED: dict[str, tuple[Exception, int]] = {
@@ -39,6 +46,8 @@ RAISED: dict[str, tuple[Exception, int]] = {
     "store": (StoreUnavailable("redis://inside:6379 is away"), 503),
     "locked": (NotPublished("/srv/chat.db is locked"), 503),
     "entry": (EntryChanged("changed"), 409),
+    "state": (StateFailed("the function failed"), 503),
+    "reader": (CutOff("news", SLOW, Position(1, "e")), 503),
     "own": (Refused(410, "gone"), 410),
     "number": (Refused(1_500, "no"), 400),
     "shape": (InvalidMessage("no", (Problem("int_type", ("body", "a"), "no integer"),)), 422),
@@ -207,3 +216,50 @@ def test_handlers_of_the_application_come_first(class_: type[Exception]) -> None
             assert (await client.get("/raised/store")).status_code == away
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    "error", [AlreadyStreaming("too late"), StoreUnavailable("too late"), CutOff("late", SLOW, Position(1, "e"))]
+)
+def test_an_error_behind_the_begin_of_an_answer_is_one_line(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """A reader that was too slow for its stream, as anybody can be, was a traceback of 70 lines."""
+    hub = Hub()
+    app = FastAPI(lifespan=hub.lifespan)
+
+    async def fail() -> None:
+        raise error
+
+    async def words() -> AsyncIterator[str]:
+        yield "one"
+        raise error
+
+    @app.get("/task")
+    async def task(tasks: BackgroundTasks) -> None:
+        tasks.add_task(fail)
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(words())
+
+    @app.get("/events", response_class=EventSourceResponse)
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        async for word in words():
+            yield ServerSentEvent(data=word)
+
+    @app.get("/other")
+    async def other() -> None:
+        raise RuntimeError("theirs") from error
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app)
+        async with hub.lifespan(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            for path in ("/task", "/stream", "/events"):
+                with suppress(AssertionError):  # httpx's own, because the end of an answer never comes
+                    await client.get(path)
+            assert "'/task' failed with" in caplog.text  # the others with the same words are in the limit of the log
+            assert str(error) in caplog.text
+            with pytest.raises(RuntimeError, match="theirs"):
+                await client.get("/other")
+
+    with caplog.at_level(logging.WARNING, "tidewire"):
+        run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -89,5 +90,6 @@ def _loaded(name: str, command: Command) -> Any:
         group.name = name
         return group
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name)(found)
+    # each paragraph is one line, which the terminal wraps
+    alone.command(name, help=re.sub(r"(?<!\n)\n +(?=\S)", " ", found.__doc__))(found)
     return typer.main.get_command(alone)

@@ -40,7 +40,7 @@ Playground = Annotated[
     typer.Option("--playground/--no-playground", help="A page that cuts connections, for development on loopback."),
 ]
 WorkerSeconds = Annotated[
-    float | None, typer.Option("--worker-seconds", help="Silence after which a worker is frozen.")
+    float | None, typer.Option("--worker-seconds", help="Seconds of silence after which a worker is killed.")
 ]
 Reload = Annotated[bool, typer.Option("--reload", help="Start again when a Python file changes, while you develop.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print every setting and its origin, and end.")]

@@ -46,8 +46,15 @@ _STATUSES: dict[type[Exception], int] = {
     e.EntryChanged: 409,
     e.PublishError: 503,
     e.StoreUnavailable: 503,
+    e.StateFailed: 503,
+    e.CutOff: 503,
 }
-_ANSWERED = (e.CommandError, e.AlreadyStreaming, e.EntryChanged, e.PublishError, e.StoreUnavailable)
+_ANSWERED = (
+    *(e.CommandError, e.AlreadyStreaming, e.EntryChanged, e.PublishError, e.StoreUnavailable),
+    *(e.StateFailed, e.CutOff),
+)
+#: As Starlette says it, with an error of ours as its cause.
+_TOO_LATE = "Caught handled exception, but response already started."
 
 
 def answer_errors(app: object) -> None:
@@ -96,7 +103,8 @@ def _answer_in(app: Starlette) -> None:
 class _Staged:
     """Notes in the scope of a WebSocket which message its application saw or sent last.
 
-    An error may reach a handler with another object than that on which the route has accepted.
+    An error may reach a handler with another object than that on which the route has accepted. One that comes after
+    the answer of an HTTP request has begun, from a stream or a background task, reaches no handler, and is logged.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -104,6 +112,8 @@ class _Staged:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # no coroutine of its own: it would be resumed with the application's for each message
+        if scope["type"] == "http":
+            return self._request(scope, receive, send)
         if scope["type"] != "websocket" or _STAGE in scope:
             return self.app(scope, receive, send)
         stage = scope[_STAGE] = [""]  # copies of the scope share it
@@ -120,12 +130,43 @@ class _Staged:
 
         return self.app(scope, received, noted)
 
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
 
-async def _answer(connection: HTTPConnection, error: Exception) -> Any:
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except Exception as error:
+            ours = _ours(error)
+            if ours is None or not has_begun:
+                raise
+            _log("%r failed with %d after its answer had begun: %s%s", scope, ours)
+
+
+def _ours(error: BaseException) -> BaseException | None:
+    """Return the error of ours that others have wrapped: Starlette, or groups in which there is nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [_ours(inner) for inner in error.exceptions]
+        return None if None in found else found[0]
+    if isinstance(error, RuntimeError) and str(error) == _TOO_LATE and error.__cause__ is not None:
+        return _ours(error.__cause__)
+    return error if isinstance(error, _ANSWERED) else None
+
+
+def _log(line: str, scope: Scope, error: BaseException) -> None:
     status = _status(error)
     more = _log_limit.due(f"{status} {error}"[:100])
     if more is not None:
-        logger.warning("%r is answered with %d: %s%s", connection.scope["path"], status, error, more)
+        logger.warning(line, scope["path"], status, error, more)
+
+
+async def _answer(connection: HTTPConnection, error: Exception) -> Any:
+    status = _status(error)
+    _log("%r is answered with %d: %s%s", connection.scope, error)
     detail = error.detail if isinstance(error, e.InvalidMessage) and error.problems else sentence(error)
     answer = JSONResponse({"detail": detail}, status, _retry_after(error, status))
     if not isinstance(connection, WebSocket):
@@ -144,7 +185,7 @@ async def _end(websocket: WebSocket, answer: JSONResponse, code: int, reason: st
             await websocket.close(code, reason)  # before it is accepted, the server makes it a plain 403
 
 
-def _status(error: Exception) -> int:
+def _status(error: BaseException) -> int:
     if isinstance(error, e.Refused) and error.number < 500:
         return error.number
     return next(_STATUSES[class_] for class_ in type(error).__mro__ if class_ in _STATUSES)

@@ -9,7 +9,16 @@ from typing import Any, NamedTuple, TypeVar
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.websockets import WebSocketDisconnect
 
-from tidewire.errors import CommandError, ConnectionClosed, Disconnect, LimitExceeded, PublishError, StoreUnavailable
+from tidewire.errors import (
+    CommandError,
+    ConnectionClosed,
+    CutOff,
+    Disconnect,
+    LimitExceeded,
+    PublishError,
+    StateFailed,
+    StoreUnavailable,
+)
 from tidewire.protocols.close_codes import (
     INTERNAL_ERROR,
     NORMAL,
@@ -27,7 +36,8 @@ logger = logging.getLogger("tidewire")
 #: Clients could cause these lines as often as they like.
 _log_limit = LogLimit()
 
-_OUTAGE = (StoreUnavailable, PublishError)
+#: Failures that may pass: the client is told so, and comes back.
+_PASSING = (StoreUnavailable, PublishError, StateFailed, CutOff)
 E = TypeVar("E", bound=Exception)
 
 
@@ -45,8 +55,9 @@ def judge(error: BaseException, *, has_ended: bool) -> Ending:
     """Return the ending that an exception of a block means for its connection, which may have ended before.
 
     The end of another task, for which the block has waited, is a failure of the block; that of its own is the server's.
-    A client that left is no error, inside of a group of exceptions neither. An outage of the store and a CommandError
-    go on as starlette's WebSocketException: dependencies roll back, and the client is told, without a traceback.
+    A client that left is no error, inside of a group of exceptions neither. A failure that may
+    pass, as an outage of the store, and a CommandError go on as starlette's WebSocketException: dependencies roll
+    back, and the client is told, without a traceback.
     """
     rest = _without(error, (ConnectionClosed, WebSocketDisconnect) if has_ended else (WebSocketDisconnect,))
     if rest is None:
@@ -58,19 +69,21 @@ def judge(error: BaseException, *, has_ended: bool) -> Ending:
     refused = _first(rest, WebSocketException)
     if refused is not None:
         disconnect = Disconnect(refused.code, refused.reason)
-        if _without(rest, (WebSocketException, *_OUTAGE, CommandError)) is None:
+        if _without(rest, (WebSocketException, *_PASSING, CommandError)) is None:
             return Ending(disconnect, refused)
         return Ending(disconnect, rest, failed=True)
-    if _without(rest, (*_OUTAGE, CommandError)) is None:
+    if _without(rest, (*_PASSING, CommandError)) is None:
         return _logged_without_traceback(rest)
     return Ending(INTERNAL_ERROR, rest, failed=True)
 
 
 def _logged_without_traceback(error: Exception) -> Ending:
     outage = _first(error, StoreUnavailable) or _first(error, PublishError)
-    cause: Exception = outage or _first(error, CommandError) or error
+    cause: Exception = (
+        outage or _first(error, CommandError) or _first(error, StateFailed) or _first(error, CutOff) or error
+    )
     answer = cause if isinstance(cause, CommandError) else None
-    disconnect = STORE_AWAY
+    disconnect = STORE_AWAY if outage else Disconnect(STORE_AWAY.code, close_reason(str(cause)), STORE_AWAY.reconnect)
     if answer is not None:
         kind = TOO_MANY if isinstance(answer, LimitExceeded) else POLICY
         disconnect = Disconnect(kind.code, close_reason(str(answer)) or kind.reason, kind.reconnect)

@@ -50,8 +50,13 @@ def waiting(folder: Path) -> int:
     return count
 
 
+def _by_name(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip([column[0] for column in cursor.description], row, strict=True))
+
+
 async def _sqlite3(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
     connection = sqlite3.connect(path)
+    connection.row_factory = _by_name
     connection.execute(INSERT)
     await publish(connection)
     (connection.commit if commits else connection.rollback)()
@@ -60,6 +65,7 @@ async def _sqlite3(path: str, publish: Callable[[object], Any], *, commits: bool
 
 async def _aiosqlite(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
     async with aiosqlite.connect(path) as connection:
+        connection.row_factory = _by_name
         await connection.execute(INSERT)
         await publish(connection)
         await (connection.commit() if commits else connection.rollback())

@@ -82,7 +82,8 @@ def _of_sqlalchemy(connection: Any) -> _Execute:
 def _of_aiosqlite(connection: Any) -> _Execute:
     async def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         async with connection.execute(statement, dict(values)) as cursor:
-            return [tuple(row) for row in await cursor.fetchall()]
+            cursor.row_factory = None  # the application's own may make anything of a row
+            return list(await cursor.fetchall())
 
     return execute
 
@@ -90,7 +91,9 @@ def _of_aiosqlite(connection: Any) -> _Execute:
 def _of_sqlite3(connection: sqlite3.Connection) -> _Execute:
     async def execute(statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         try:
-            return [tuple(row) for row in connection.execute(statement, dict(values))]
+            cursor = connection.cursor()
+            cursor.row_factory = None  # the application's own may make anything of a row
+            return cursor.execute(statement, dict(values)).fetchall()
         except sqlite3.ProgrammingError as error:
             if "thread" not in str(error):
                 raise

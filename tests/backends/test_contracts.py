@@ -18,6 +18,9 @@ from tidewire.backends.sqlite import SqliteBroker, SqlitePresence
 from tidewire.limits import Limits
 from tidewire.testing import BrokerContract, PresenceContract, StoreUnderTest
 
+#: What a contract asks of a store does not depend on how quick the machine is.
+PATIENT = Limits(publish_seconds=10.0)
+
 
 def memory(path: Path, stack: ExitStack) -> StoreUnderTest:
     return StoreUnderTest(broker=MemoryBroker, presence=MemoryPresence, shared=False, lasting=False)
@@ -26,7 +29,7 @@ def memory(path: Path, stack: ExitStack) -> StoreUnderTest:
 def sqlite(path: Path, stack: ExitStack) -> StoreUnderTest:
     file = path / "chat.db"
     return StoreUnderTest(
-        broker=lambda: SqliteBroker(file, Limits()),
+        broker=lambda: SqliteBroker(file, PATIENT),
         presence=lambda: SqlitePresence(file, lease=1.0, grace=0.5),
         shared=True,
         lasting=True,
@@ -37,7 +40,7 @@ def redis(path: Path, stack: ExitStack) -> StoreUnderTest:
     server = stack.enter_context(start_redis(path))
     address = parse_address(f"redis://127.0.0.1:{server.port}")
     return StoreUnderTest(
-        broker=lambda: RedisBroker(address, Limits()),
+        broker=lambda: RedisBroker(address, PATIENT),
         presence=lambda: RedisPresence(address, lease=1.0),
         shared=True,
         lasting=True,
@@ -47,8 +50,8 @@ def redis(path: Path, stack: ExitStack) -> StoreUnderTest:
 def postgres(path: Path, stack: ExitStack) -> StoreUnderTest:
     url = postgres_database()
     return StoreUnderTest(
-        broker=lambda: PostgresBroker(url, Limits()),
-        presence=lambda: PostgresPresence(url, lease=1.0, grace=0.5),
+        broker=lambda: PostgresBroker(url, PATIENT),
+        presence=lambda: PostgresPresence(url, PATIENT.publish_seconds, lease=1.0, grace=0.5),
         shared=True,
         lasting=True,
     )
@@ -58,8 +61,8 @@ def nats(path: Path, stack: ExitStack) -> StoreUnderTest:
     server = stack.enter_context(start_nats(path))
     address = NatsAddress.from_url(f"nats://127.0.0.1:{server.port}")
     return StoreUnderTest(
-        broker=lambda: NatsBroker(address, Limits()),
-        presence=lambda: NatsPresence(address, Limits(), lease=1.0),
+        broker=lambda: NatsBroker(address, PATIENT),
+        presence=lambda: NatsPresence(address, PATIENT, lease=1.0),
         shared=True,
         lasting=True,
     )

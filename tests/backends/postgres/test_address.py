@@ -58,7 +58,7 @@ def test_a_pooler_that_refuses_unknown_parameters_serves() -> None:
         port = urlsplit(url).port
         assert port is not None
         async with pooler(port) as other:
-            async with postgres_node(url.replace(f":{port}/", f":{other}/")) as node:
+            async with postgres_node(url.replace(f":{port}/", f":{other}/"), publish_seconds=10.0) as node:
                 assert (await node.publish("a", b"1")).offset == 1
             await asyncio.sleep(0)
 

@@ -162,11 +162,11 @@ def test_trimming_keeps_what_is_young_and_what_retention_shows(monkeypatch: pyte
 
 def test_what_is_slow_or_much_is_no_outage() -> None:
     async def scenario(url: str) -> None:
-        async with _Opened(url, publish_seconds=0.5) as node:
+        async with _Opened(url, publish_seconds=1.0) as node:
             sessions, connection = node.broker._pool, node.broker._connection  # type: ignore[attr-defined]
             with pytest.raises(StoreUnavailable, match="too slow"):
                 await sessions.fetch("SELECT pg_sleep(10)")
-            waits = [sessions.fetch("SELECT pg_sleep(0.3)") for _ in range(12)]
+            waits = [sessions.fetch("SELECT pg_sleep(0.6)") for _ in range(12)]
             answers = await asyncio.gather(*waits, return_exceptions=True)
             assert any("was free" in str(answer) for answer in answers)
             assert not connection.trouble

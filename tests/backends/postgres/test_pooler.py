@@ -112,12 +112,12 @@ def test_a_mode_that_is_changed_later_is_an_outage_until_it_is_changed_back(
             ledger = Ledger(node)
             await ledger.publish(3)
             change(pooler, "session", "transaction")
-            await wait_until(lambda: is_refused(node), 20)
+            await wait_until(lambda: is_refused(node), 60)
             change(pooler, "transaction", "session")
-            await ledger.succeeds(3, 20)
+            await ledger.succeeds(3, 30)
 
     with start_pgbouncer(postgres, "session") as pooler:
-        run(scene(pooled(postgres, pooler), pooler), 60)
+        run(scene(pooled(postgres, pooler), pooler), 100)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

@@ -151,6 +151,23 @@ def test_a_publisher_that_never_waits_leaves_the_newest_of_each_sender() -> None
     run(main())
 
 
+def test_a_publisher_that_never_waits_may_publish_for_many_senders() -> None:
+    """Each one beyond the limit took as long as all before it: 8,000 entries of a map stopped a loop for 30 s."""
+
+    async def main() -> None:
+        async with open_node(outbox_messages=10) as node:
+            before = reached().get("outbox_messages", 0)
+            client = await connect(node, channel="a")
+            for n in range(1_000):
+                await cast(node, str(n), sender=str(n))
+            await wait_until(lambda: client.shown[-1].endswith(" 999"))
+            assert [text.split()[-1] for text in client.shown[1:]] == [str(n) for n in range(1_000)]
+            assert 0 < reached()["outbox_messages"] - before < 1_000 / 4
+            client.link.vanish()
+
+    run(main())
+
+
 @pytest.mark.parametrize("payload", [b"", b"\x00", msgspec.msgpack.encode(("node", 2, []))])
 def test_what_another_version_has_sent_is_counted(payload: bytes) -> None:
     async def main() -> None:

@@ -62,8 +62,8 @@ class Ephemeral:
             self.outgoing.append(publication)
             if len(self.outgoing) == 1:
                 self._beats.ask()
-            elif len(self.outgoing) > self._limits.outbox_messages:
-                self.outgoing = self._newest(self.outgoing)
+            elif len(self.outgoing) > self._limits.outbox_messages and self._are_many(self.outgoing):
+                self._send()
 
     def add(self, publication: EphemeralPublication) -> None:
         """Push to the subscribers of this node."""
@@ -76,15 +76,16 @@ class Ephemeral:
             self._dirty.append(channel)
             self._beats.ask()
         channel.ephemeral.append(publication)
-        if len(channel.ephemeral) > self._limits.outbox_messages:
-            channel.ephemeral = self._newest(channel.ephemeral)
+        if len(channel.ephemeral) > self._limits.outbox_messages and self._are_many(channel.ephemeral):
+            self.push_now(channel)
 
-    def _newest(self, publications: Sequence[EphemeralPublication]) -> list[EphemeralPublication]:
-        """Keep the newest of each channel and sender, where a publisher does not wait for the loop."""
+    def _are_many(self, publications: list[EphemeralPublication]) -> bool:
+        """Leave the newest of each sender, where a publisher does not wait for the loop; return whether many stay."""
         count_limit("outbox_messages")
         newest = {(one.channel, one.sender): one for one in publications}
         self.superseded += len(publications) - len(newest)
-        return list(newest.values())
+        publications[:] = newest.values()
+        return 2 * len(newest) > self._limits.outbox_messages
 
     # Turns of the loop.
 
@@ -121,8 +122,7 @@ class Ephemeral:
     def push_now(self, channel: Channel) -> None:
         """Push all publications of a channel that have come, because one that is kept comes behind them."""
         begun = self._push if self.pushed is channel else None
-        for _ in chain(begun or (), self._push_channel(channel)):
-            pass
+        deque(chain(begun or (), self._push_channel(channel)), maxlen=0)
 
     def _push_channel(self, channel: Channel) -> Iterator[None]:
         """Write to some subscriptions with each step."""

@@ -67,6 +67,9 @@ def test_a_chat_message_survives_the_way_in_and_out(text: str, id_: Any, room: s
         ("[brackets] are text", Chat("[brackets] are text")),
         ("", Chat("")),
         ("/pm bob hi  there", PrivateChat("bob", "hi  there")),
+        ("/pm\tbob\thi", PrivateChat("bob", "hi")),
+        ("/pm\nbob hi\nyou", PrivateChat("bob", "hi\nyou")),
+        ("/pm\u00a0bob hi", PrivateChat("bob", "hi")),
         ("/pmx", Chat("/pmx")),
     ],
 )
@@ -74,7 +77,7 @@ def test_decoding(message: str | bytes, command: Any) -> None:
     assert decode(message) == command
 
 
-@pytest.mark.parametrize("message", ["/pm", "/pm bob", " /pm bob ", "/pm  "])
+@pytest.mark.parametrize("message", ["/pm", "/pm bob", " /pm bob ", "/pm  ", "/pm\tbob"])
 def test_a_malformed_private_message(message: str) -> None:
     with pytest.raises(BadRequest) as caught:
         decode(message)

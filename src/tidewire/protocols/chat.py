@@ -275,7 +275,7 @@ class ChatProtocol(Protocol[ChatCommand]):
         data = to_utf8(stripped)
         if stripped.startswith("{") or _is_array(stripped):
             return (self._decode_json(data),)
-        if stripped == "/pm" or stripped.startswith("/pm "):
+        if stripped.startswith("/pm") and not stripped[3:4].strip():
             return (_private(stripped),)
         return (Chat(message),)
 

@@ -105,8 +105,8 @@ class States:
     ) -> State:
         """Return the state of a channel that stands `at` a position; not one from before `after`.
 
-        The position is taken before the application is asked. Raises StateFailed, and the CommandError that the
-        application raises.
+        Where the channel has another epoch than `after` by now, its present one counts. The position is taken before
+        the application is asked. Raises StateFailed, and the CommandError that the application raises.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -118,7 +118,7 @@ class States:
             found = await asyncio.shield(run.answer)
             if isinstance(found, Exception):
                 raise found.with_traceback(None)  # many raise it, and none needs the frames of the others
-            if after is None or found.reaches(after):
+            if after is None or found.reaches(after) or after.epoch != found.position.epoch == at().epoch:
                 return found
             if self._runs.get(channel) is run:
                 del self._runs[channel]

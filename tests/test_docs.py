@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import importlib
 import itertools
@@ -143,6 +144,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/python-client.md": 1,
         "docs/howto/slow-clients.md": 1,
         "docs/howto/state.md": 1,
+        "docs/howto/transactions.md": 1,
         "docs/howto/events.md": 1,
         "docs/howto/typed-channels.md": 1,
         # in tests/test_doors.py
@@ -326,6 +328,18 @@ def test_maps(tmp_path: Path) -> None:
         deadline = time.monotonic() + 15
         while app.http.get("/boards/1").json() != {"a": {"text": "new"}}:
             assert time.monotonic() < deadline
+
+
+def test_transactions(tmp_path: Path) -> None:
+    with served(program("docs/howto/transactions.md"), tmp_path) as app:
+        for what in ("tea", "coffee"):
+            app.http.post("/shops/7", params={"what": what}).raise_for_status()
+
+        async def published() -> list[Any]:
+            async with tidewire.Hub(f"sqlite:///{app.server.folder}/messages.db") as hub:
+                return [publication.json() for publication in (await hub.history("orders:7", limit=5)).publications]
+
+        until(lambda: asyncio.run(published()) == [{"what": "tea"}, {"what": "coffee"}], what="both messages")
 
 
 def test_polled_values(tmp_path: Path) -> None:

@@ -330,6 +330,22 @@ def test_maps(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
 
 
+def test_members_as_a_map(tmp_path: Path) -> None:
+    """The rule of the page matched no channel with a colon, and its rules let nobody in."""
+    page = "docs/howto/maps.md"
+    (rules,) = [block for block in blocks(ROOT / page, "py") if "clients_map" in block]
+    text = program(page) + rules + "app.include_router(hub.client_router(user=lambda: 'ann'))\n"
+    with served(text, tmp_path) as app, app.open("/connection/websocket") as client:
+        state = {"phase": 2, "limit": 10}
+        replies = speak(
+            client,
+            {"connect": {}},
+            {"subscribe": {"channel": "board:1", "type": 1, **state}},
+            {"subscribe": {"channel": "here:board:1", "type": 2, **state}},
+        )
+        assert [entry["info"]["user"] for entry in replies[3]["subscribe"]["state"]] in ([], ["ann"])
+
+
 def test_transactions(tmp_path: Path) -> None:
     with served(program("docs/howto/transactions.md"), tmp_path) as app:
         for what in ("tea", "coffee"):

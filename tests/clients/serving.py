@@ -61,6 +61,13 @@ force_recovery = true
 allow_subscribe_for_client = true
 allow_subscribe_for_anonymous = true
 [[channel.namespaces]]
+name = "asked"  # whoever does not ask for what it has missed is not given it
+history_size = 1000
+history_ttl = "300s"
+allow_recovery = true
+allow_subscribe_for_client = true
+allow_subscribe_for_anonymous = true
+[[channel.namespaces]]
 name = "bare"
 allow_subscribe_for_client = true
 allow_subscribe_for_anonymous = true

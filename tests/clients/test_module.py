@@ -166,18 +166,19 @@ FOLLOW = """
 """
 
 
-def test_a_cut_costs_nothing(service: Service) -> None:
+@pytest.mark.parametrize("channel", ["news:cut-js", "asked:cut-js"])
+def test_a_cut_costs_nothing(service: Service, channel: str) -> None:
     with (
         Cuttable(service.server.port) as relay,
         script(f"ws://127.0.0.1:{relay.port}/connection/websocket", FOLLOW) as running,
     ):
-        running.tell({"channel": "news:cut-js"})
+        running.tell({"channel": channel})
         assert running.said()[:2] == [False, False]
         for number in range(0, 12, 3):
-            service.publish("news:cut-js", number)
+            service.publish(channel, number)
             relay.is_cut = True
             relay.cut()
-            service.publish("news:cut-js", number + 1, number + 2)
+            service.publish(channel, number + 1, number + 2)
             relay.is_cut = False
             seen = [running.said() for _ in range(4)]
             assert [value for value in seen if not isinstance(value, list)] == [number, number + 1, number + 2]

@@ -137,17 +137,18 @@ def test_the_position_of_an_earlier_run_brings_what_was_missed(service: Service)
     run(main())
 
 
-def test_a_cut_costs_nothing(service: Service) -> None:
+@pytest.mark.parametrize("channel", ["news:cut", "asked:cut"])
+def test_a_cut_costs_nothing(service: Service, channel: str) -> None:
     async def main(relay: Cuttable) -> None:
         url = f"ws://127.0.0.1:{relay.port}/connection/websocket"
-        async with Client(url) as client, client.subscribe("news:cut") as room, client.subscribe("bare:cut") as bare:
+        async with Client(url) as client, client.subscribe(channel) as room, client.subscribe("bare:cut") as bare:
             await room.wait_subscribed()
             await bare.wait_subscribed()
             for number in range(0, 20, 4):
-                await asyncio.to_thread(service.publish, "news:cut", number, number + 1)
+                await asyncio.to_thread(service.publish, channel, number, number + 1)
                 relay.is_cut = True
                 relay.cut()
-                await asyncio.to_thread(service.publish, "news:cut", number + 2, number + 3)
+                await asyncio.to_thread(service.publish, channel, number + 2, number + 3)
                 relay.is_cut = False
                 assert await numbers(room, 4) == list(range(number, number + 4))
             await wait_until(lambda: client._connection.is_ready.is_set())

@@ -174,7 +174,7 @@ class Subscription:
         self._is_answered = False
         reached = self._reached
         if reached is None:
-            return SubscribeRequest(self.channel, self.token, data=self._data)
+            return SubscribeRequest(self.channel, self.token, recoverable=True, data=self._data)
         return SubscribeRequest(
             self.channel,
             self.token,

@@ -27,7 +27,7 @@
  * @property {Position} [since] what came after this position comes first
  * @property {(channel: string) => Position | Promise<Position>} [getState] loads what the application shows, and returns
  *   the position from which to go on: at first, and whenever what was missed cannot be recovered
- * @property {boolean} [recoverable] what is missed while away is asked for; the server may say so by itself
+ * @property {boolean} [recoverable] what is missed while away is asked for (true); the server may say so by itself
  * @property {boolean} [joinLeave] joins and leaves of others are asked for
  *
  * @typedef {ChannelOptions & { getSignature?: (keys: string[]) => Promise<{ keys: string[], signature: string }> }}
@@ -708,7 +708,7 @@ export class Subscription extends Emitter {
   async _subscribe() {
     if (this.state !== "subscribing") return;
     const flow = ++this.#flow;
-    const { getToken, getState, data, recoverable, joinLeave } = this.#options;
+    const { getToken, getState, data, recoverable = true, joinLeave } = this.#options;
     try {
       if (!this.#token && getToken) {
         const token = await fetchToken(getToken, this.channel);

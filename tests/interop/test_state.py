@@ -116,6 +116,40 @@ def test_our_python_client_loads_the_state_itself(server: Server) -> None:
     asyncio.run(main())
 
 
+def test_our_python_client_shows_nothing_older_behind_a_state_that_it_has_loaded(server: Server) -> None:
+    """Publications that waited for a slow program came after the newer state, and put old values into its copy."""
+
+    async def main() -> None:
+        shown: list[int] = []
+        calls = 0
+
+        async def get_state(channel: str) -> Position:
+            nonlocal calls
+            current = server.http.get("/orders").json()
+            shown[:] = current["rows"]
+            calls += 1
+            return Position(current["offset"], current["epoch"])
+
+        with Cuttable(server.port) as relay:
+            async with Client(f"ws://127.0.0.1:{relay.port}/connection/websocket") as client:
+                subscription = client.subscribe("orders:1", get_state=get_state)
+                await subscription.wait_subscribed()
+                rows = add(server, 3)
+                while (await anext(subscription)).data != rows[-3]:  # two of them wait
+                    pass
+                relay.refuse()
+                add(server, 20)
+                relay.admit()
+                async with asyncio.timeout(20):
+                    while calls < 2:
+                        await asyncio.sleep(0.02)
+                rows = add(server)
+                assert (await anext(subscription)).data == rows[-1]
+                assert shown == rows[:-1]
+
+    asyncio.run(main())
+
+
 def test_our_client_for_pages(server: Server) -> None:
     body = """
         const { current } = await told();

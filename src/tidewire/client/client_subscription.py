@@ -162,6 +162,7 @@ class Subscription:
     async def load_state(self) -> None:
         """Ask the application to load its state, if there is no position."""
         if self.get_state is not None and self._reached is None:
+            self._waiting.clear()  # a state that is loaded now has them: behind it they would undo what is newer
             self._reached = self.position = await self.get_state(self.channel)
 
     def forget_position(self) -> None:

@@ -109,7 +109,10 @@ def test_what_nobody_keeps_is_read_and_leaves_the_place() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("since", ["nonsense", "a:1", ":", "a:99999999999999999999", "%:1", Position(-1, "a")])
+NOWHERE = ["nonsense", "a:1", ":", "a:99999999999999999999", "%:1", "%00:1", Position(-1, "a"), Position(1, "a\0")]
+
+
+@pytest.mark.parametrize("since", NOWHERE)
 def test_a_position_that_nobody_knows_is_not_recovered(since: str | Position) -> None:
     async def main() -> None:
         async with Hub() as hub:

@@ -28,6 +28,8 @@ _Made = tuple[Recovery, Forms]
 
 #: Bytes of a recovery that are read and given at once; the rest comes in further pages.
 _PAGE = 256 * 1024
+#: An epoch that no channel has.
+_NO_EPOCH = "_"
 
 
 class Missed(msgspec.Struct, frozen=True):
@@ -81,6 +83,8 @@ class RecoveryReader:
         since = subject.since
         if since is None:
             return await self._read_newest(subject, meanwhile)
+        if "\0" in since.epoch:  # stores take no such text; a client may send it
+            since = Position(0, _NO_EPOCH)
         share = await self._reader.since(subject.channel, since, subject.retention, subject.at)
         await self._admitted(share.page)  # one read may serve thousands, and each of them is much work
         recovery, forms = self._merged(since, share, () if share.is_cut else meanwhile.buffered())

@@ -100,10 +100,10 @@ def position_from(since: object) -> Position | None:
         return None
     if isinstance(since, str):
         try:
-            return Position.parse(since)
+            since = Position.parse(since)
         except ValueError:
             return _NOWHERE
     if not isinstance(since, Position):
         raise BadRequest(f"since={shown(since)} is no position; write a Position, its text or None")
     is_one = type(since.offset) is int and 0 <= since.offset <= MAX_OFFSET and isinstance(since.epoch, str)
-    return since if is_one else _NOWHERE
+    return since if is_one and "\0" not in since.epoch else _NOWHERE

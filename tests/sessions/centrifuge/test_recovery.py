@@ -356,3 +356,20 @@ def test_what_a_connect_has_no_room_for_is_pushed_behind_it() -> None:
             assert (await client.wait_pushes("pub"))[0]["channel"] == "history:c"
 
     run(main())
+
+
+@both
+def test_an_epoch_that_no_store_takes_is_unknown(
+    protocol: CentrifugeProtocol, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any client could fill the log with tracebacks by it."""
+
+    async def main() -> None:
+        async with open_sessions() as node:
+            await publish(node, 1, 2)
+            client = await connect(node, protocol=protocol)
+            reply = await client.ask("subscribe", channel=CHANNEL, recover=True, offset=1, epoch="\0")
+            assert (reply["was_recovering"], reply.get("recovered", False), reply["offset"]) == (True, False, 2)
+            assert [record.message for record in caplog.records if record.exc_info] == []
+
+    run(main())

@@ -27,6 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(SOURCES, quiet=2)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a module's fixture in one process: in each other one its server would start anew."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("xdist_group") is None:
+            fixtures = item._fixtureinfo.name2fixturedefs.values()
+            if any(found[-1].scope == "module" for found in fixtures):
+                item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Save the figures of `make coverage` now: pytest-xdist kills a process that needs more than 10 s to end."""
     coverage = sys.modules.get("coverage")

@@ -345,6 +345,7 @@ def test_subscription_tokens_may_have_keys_of_their_own() -> None:
         ),
         ("jwks_public_endpoint", "example.org"),
     ],
+    ids=["cut", "EC for RSA", "RSA for EC", "Ed25519 for EC", "private", "no URL"],
 )
 def test_keys_that_cannot_work_are_refused_and_not_shown(setting: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:

@@ -104,6 +104,7 @@ def test_every_form_of_a_token(caplog: pytest.LogCaptureFixture) -> None:
         "a.b.c",
         "x" * 30_000,
     ],
+    ids=["over", "another secret", "no user", "no expiry", "no algorithm", "for a channel", "no token", "long"],
 )
 def test_tokens_that_open_nothing(token: str) -> None:
     hub, app = application()

@@ -73,6 +73,7 @@ def test_what_comes_before_the_damage_is_read(tmp_path: Path) -> None:
         (b"PK\x03\x04", "a ZIP archive"),
         (b">chr1\nACGT\n", "a FASTA file"),
     ],
+    ids=["empty", "cut at the end", "cut in the middle", "damaged", "rubbish behind it", "bzip2", "zip", "fasta"],
 )
 def test_what_is_no_fastq_file_is_told(tmp_path: Path, data: bytes, problem: str) -> None:
     path = tmp_path / "reads.fq"

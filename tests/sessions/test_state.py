@@ -412,6 +412,29 @@ def test_a_state_that_json_has_not_is_the_applications_fault(caplog: pytest.LogC
         async with hub:
             with pytest.raises(StateFailed):
                 await hub.state("a")
-            assert "cannot be sent" in caplog.text
+            assert "the state of channel 'a' cannot be made: a value of type object cannot be sent" in caplog.text
+            assert "Traceback" not in caplog.text
+
+    run(main())
+
+
+@pytest.mark.parametrize("shown", [[0, 1], {"rows": [0, 1]}])
+def test_rows_that_can_be_read_once_are_there_for_everybody(shown: Any) -> None:
+    """Clients got them, while readers and endpoints found that they had been taken, as an empty list."""
+    hub = Hub()
+
+    @hub.channel("a", history=10)
+    async def rule() -> bool:
+        return True
+
+    @rule.state
+    async def current() -> object:
+        rows = iter([0, 1])
+        return rows if shown == [0, 1] else {"rows": rows}
+
+    async def main() -> None:
+        async with hub:
+            found = await hub.state("a")
+            assert (json.loads(found.data), found.value) == (shown, shown)
 
     run(main())

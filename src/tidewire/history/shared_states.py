@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tidewire.errors import CommandError, StateFailed, StoreUnavailable
+from tidewire.errors import CommandError, ConfigurationError, StateFailed, StoreUnavailable
 from tidewire.history.shared_reads import Spawn
 from tidewire.limits import Limits
 from tidewire.messages import Position
@@ -147,8 +147,11 @@ class States:
                 logger.error("the state of channel %r took longer than %g s (state_seconds)%s", channel, seconds, more)
         except Exception as error:
             if (more := self._log_limit.due(f"{channel} {type(error).__name__}")) is not None:
-                logger.exception(
-                    "the state of channel %r cannot be made; its subscribers get error 100%s", channel, more
+                is_said = isinstance(error, ConfigurationError)  # its words are for the developer
+                logger.error(
+                    "the state of channel %r cannot be made%s; its subscribers get error 100%s",
+                    *(channel, f": {error}" if is_said else "", more),
+                    exc_info=not is_said,
                 )
         else:
             return State(value, position, data)

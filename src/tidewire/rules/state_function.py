@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -22,10 +22,9 @@ _NOBODY = Caller("", Identity())
 class StateFunction(Bound):
     """A function that is given the parameters of the pattern, and nothing of a user: its answer is for all."""
 
-    __slots__ = ("_where",)
+    __slots__ = ()
 
     def __init__(self, function: Callable[..., Any], pattern: str, names: Sequence[str], overrides: Overrides) -> None:
-        self._where = pattern
         super().__init__(function, names, all_names=False, overrides=overrides)
         foreign = sorted(self.given.difference(names))
         if foreign:
@@ -37,7 +36,7 @@ class StateFunction(Bound):
     async def make(self, channel: str, texts: dict[str, str]) -> tuple[Any, bytes]:
         """Return the function's result, and the same as JSON; raises the function's exceptions."""
         try:
-            value = await self(_NOBODY, texts)
+            value = _lasting(await self(_NOBODY, texts))
         except NoMatch:
             raise UnknownChannel(f"no rule is for channel {channel!r}") from None
         except HTTPException as error:
@@ -45,4 +44,11 @@ class StateFunction(Bound):
         try:
             return value, encode_json(value)
         except BadRequest as error:
-            raise ConfigurationError(f"the state of {self._where!r} cannot be sent: {error}") from error
+            raise ConfigurationError(str(error)) from error
+
+
+def _lasting(value: Any) -> Any:
+    """Return a value that all who are given it can read: an iterator, as of rows, has something for the first alone."""
+    if isinstance(value, dict) and any(isinstance(of, Iterator) for of in value.values()):
+        return {key: _lasting(of) for key, of in value.items()}
+    return list(value) if isinstance(value, Iterator) else value

@@ -9,6 +9,7 @@ import importlib
 import itertools
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -134,7 +135,7 @@ def test_every_whole_program_is_one_of_those_that_are_run_below() -> None:
         "docs/howto/ephemeral.md": 1,
         "docs/howto/streams.md": 1,
         "docs/howto/admin.md": 1,
-        "docs/howto/listen.md": 1,
+        "docs/howto/listen.md": 2,
         "docs/howto/maps.md": 1,
         "docs/howto/observe.md": 1,
         "docs/howto/playground.md": 1,
@@ -533,6 +534,32 @@ def test_listening_in_a_route(tmp_path: Path) -> None:
         found = events(app, 3)
         assert [json.loads(data)["text"] for data, _ in found] == ["one", "two", "three"]
         assert events(app, 2, **{"Last-Event-ID": found[0][1]}) == found[1:]
+
+
+def test_storing_publications_in_a_database(tmp_path: Path) -> None:
+    with served(program("docs/howto/listen.md"), tmp_path) as app:
+        folder = app.server.folder
+        (folder / "archive.py").write_text(program("docs/howto/listen.md", 1))
+
+        def stored() -> list[str]:
+            with (
+                contextlib.suppress(sqlite3.OperationalError),
+                contextlib.closing(sqlite3.connect(folder / "archive.db")) as database,
+            ):
+                return [json.loads(text)["text"] for (text,) in database.execute("SELECT text FROM news")]
+            return []
+
+        texts = [str(number) for number in range(6)]
+        for half in (texts[:3], texts[3:]):
+            for text in half:
+                app.http.post("/news", params={"text": text}).raise_for_status()
+            expected = texts[: texts.index(half[-1]) + 1]
+            with subprocess.Popen([sys.executable, "archive.py"], cwd=folder) as process:
+                try:
+                    until(lambda expected=expected: len(stored()) >= len(expected), 20, what="all stored")
+                finally:
+                    process.kill()
+            assert stored() == expected
 
 
 def test_a_state_joined_with_the_stream(tmp_path: Path) -> None:

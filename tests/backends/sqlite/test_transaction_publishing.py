@@ -174,6 +174,32 @@ def test_a_key_is_kept_once(tmp_path: Path) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("key", ["", "k"])
+def test_a_row_that_cannot_be_removed_is_published_once_whatever_becomes_of_its_key(
+    tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        database = app_in(tmp_path)
+        database.execute("PRAGMA journal_mode = WAL")
+        async with hub_in(tmp_path) as hub, hub.listen("orders") as publications:
+            database.execute("BEGIN")
+            await hub.publish("orders", "first", key=key, connection=database)
+            database.execute("UPDATE tidewire_outbox SET key_age = 0.01")
+            database.execute("COMMIT")
+            database.execute("BEGIN IMMEDIATE")  # a long one, as an import: nobody else can write
+            assert await take(publications, 1) == ["first"]
+            await wait_until(lambda: "cannot be moved now: database is locked" in caplog.text)  # its key is over
+            database.execute("COMMIT")
+            await wait_until(lambda: waiting(tmp_path) == 0)
+            await hub.publish("orders", "last", connection=database)
+            assert await take(publications, 1) == ["last"]
+        with sqlite3.connect(tmp_path / "hub.db") as store:
+            assert store.execute("SELECT count(*) FROM tidewire_keys WHERE key LIKE 'outbox:%'").fetchone() == (0,)
+        database.close()
+
+    run(main())
+
+
 def test_what_cannot_be_published_within_a_transaction_says_why(tmp_path: Path) -> None:
     async def main() -> None:
         async with hub_in(tmp_path) as hub:

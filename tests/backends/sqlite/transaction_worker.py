@@ -38,9 +38,10 @@ async def write(
         database.execute("BEGIN IMMEDIATE")
         n = database.execute("INSERT INTO orders DEFAULT VALUES").lastrowid
         assert n is not None
+        await asyncio.sleep(random.random() * 0.004)  # most are killed between the row and its message
         await publish(database, n)
         database.execute("COMMIT" if number < rows or random.random() >= 0.2 else "ROLLBACK")
-        await asyncio.sleep(random.random() * 0.004)
+        await asyncio.sleep(random.random() * 0.002)
 
 
 async def with_hub(hub: Hub, folder: Path, rows: int, tell: Callable[[], Any]) -> None:

@@ -20,6 +20,7 @@ from tidewire.backends.sqlite.file_check import LOG_BYTES, FileCheck, FileState
 from tidewire.backends.sqlite.file_errors import is_full
 from tidewire.backends.sqlite.folder import make_file
 from tidewire.backends.sqlite.layout import drop_changed, make
+from tidewire.backends.sqlite.moved_request import keys_of
 from tidewire.backends.sqlite.rollback_guard import RollbackGuard
 from tidewire.backends.sqlite.store_clock import Reading, StoreClock
 from tidewire.errors import ConfigurationError
@@ -328,10 +329,7 @@ class Database:
     def keep(
         self, requests: Sequence[PublishRequest], subscribed: set[str]
     ) -> tuple[list[Position], list[Publication]]:
-        """Write a batch, inside a writing transaction that has caught up.
-
-        Returns the position of each request, and the new publications of the subscribed channels.
-        """
+        """Write a batch, in a transaction that has caught up; return positions, and what is new in some channels."""
         now, wall = self._clock.now(), self._clock.wall()
         positions: list[Position] = []
         new: list[Publication] = []
@@ -348,8 +346,8 @@ class Database:
                 if known is not None:
                     positions.append(Position(known, epoch))
                     continue
-                key = (channel.id, request.key, channel.top + 1, now + request.key_age)
-                self.connection.execute(SQL["keep_key"], key)
+                keys = [(channel.id, key, channel.top + 1, now + age) for key, age in keys_of(request).items()]
+                self.connection.executemany(SQL["keep_key"], keys)
             previous = channel.top
             channel.top = offset = previous + 1
             changed[channel.id] = channel
@@ -363,8 +361,9 @@ class Database:
         return positions, new
 
     def _known(self, channel: _Channel, request: PublishRequest, now: float) -> int | None:
-        row = self.connection.execute(SQL["find_key"], (channel.id, request.key, now)).fetchone()
-        return None if row is None else int(row[0])
+        asked = [(channel.id, key, now) for key in keys_of(request)]
+        rows = (self.connection.execute(SQL["find_key"], values).fetchone() for values in asked)
+        return next((int(row[0]) for row in rows if row is not None), None)
 
     def _insert(self, values: list[object], changed: dict[int, _Channel]) -> None:
         start = 0

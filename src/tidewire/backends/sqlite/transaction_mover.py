@@ -21,6 +21,7 @@ import msgspec
 
 from tidewire.backends.sqlite.database import SQL, derived_epoch
 from tidewire.backends.sqlite.folder import make_file
+from tidewire.backends.sqlite.moved_request import REMEMBERED, MovedRequest
 from tidewire.errors import PublishError
 from tidewire.messages import Format, Position, PublishRequest
 from tidewire.retention import Retention
@@ -37,8 +38,6 @@ _SOON, _LATER, _IDLE = 0.005, 0.1, 1.0
 _EXPECTED = 10.0
 #: Rows that are moved at once, and their bytes: far fewer than may wait for the store, which others publish to as well.
 _BATCH, _BATCH_BYTES = 500, 4 * 1_048_576
-#: Seconds for which the store remembers that a row was moved, which then is forgotten as soon as the row is gone.
-_REMEMBERED = 30 * 86_400.0
 #: Seconds that a delete waits for a transaction of the application.
 _BUSY_SECONDS = 1.0
 
@@ -53,8 +52,8 @@ class _Row(msgspec.Struct, frozen=True, gc=False):
 
     id: int
     request: PublishRequest
-    #: The store is to remember the row by the key of the request, which the application has not given.
-    is_own_key: bool
+    #: The key by which the store remembers the row.
+    key: str
 
 
 class TransactionMover:
@@ -76,6 +75,8 @@ class TransactionMover:
         self._wake = asyncio.Event()
         self._troubles = LogLimit()
         self._task: asyncio.Task[None] | None = None
+        #: Held during a look, so that a close leaves none half done.
+        self._looking = asyncio.Lock()
 
     def start(self) -> None:
         """Begin to look."""
@@ -85,8 +86,9 @@ class TransactionMover:
         """Move the waiting publications, and end."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+            async with self._looking:
+                task.cancel()
+                await asyncio.wait([task])
             with contextlib.suppress(Exception):
                 await self._look()
 
@@ -131,7 +133,8 @@ class TransactionMover:
     async def _run(self) -> None:
         pause = _SOON
         while True:
-            due = await self._look()
+            async with self._looking:
+                due = await self._look()
             pause = due if due < _IDLE else min(pause * 1.5 + 0.001, _LATER)
             is_expected = asyncio.get_running_loop().time() < self._expected
             with contextlib.suppress(TimeoutError):
@@ -168,10 +171,10 @@ class TransactionMover:
                 self._searched.add(file)
             if not rows:
                 return _IDLE
-            results = await _answers(self._publish, rows)
+            results = await _answers(self._publish, [row.request for row in rows])
             kept = [row for row, result in zip(rows, results, strict=False) if not isinstance(result, BaseException)]
             await asyncio.to_thread(_remove, file, kept)
-            await _answers(self._forget, [row for row in kept if row.is_own_key])
+            await _answers(self._forget, [PublishRequest(row.request.channel, b"", key=row.key) for row in kept])
             failure = next((result for result in results if isinstance(result, BaseException)), None)
             if failure is not None:
                 raise failure
@@ -199,12 +202,12 @@ class TransactionMover:
             os.close(descriptor)
 
 
-async def _answers(submit: Submit, rows: Iterable[_Row]) -> list[Position | BaseException]:
-    """Submit the requests of rows, as far as there is room for them among all that wait, and return their answers."""
+async def _answers(submit: Submit, requests: Iterable[PublishRequest]) -> list[Position | BaseException]:
+    """Submit requests, as far as there is room for them among all that wait, and return their answers."""
     answers: list[asyncio.Future[Position]] = []
     with contextlib.suppress(PublishError):
-        for row in rows:
-            answers.append(submit(row.request))
+        for request in requests:
+            answers.append(submit(request))
     return await asyncio.gather(*answers, return_exceptions=True)
 
 
@@ -242,10 +245,8 @@ def _row(values: tuple[Any, ...]) -> _Row:
     number, token, channel, format, data, key, key_age, meta, keep_size, keep_age = values
     retention = None if keep_size is None or keep_age is None else Retention(keep_size, keep_age)
     own = f"outbox:{token}"
-    request = PublishRequest(
-        channel, data, Format(format), key or own, meta, retention, key_age if key else _REMEMBERED
-    )
-    return _Row(number, request, not key)
+    parts = (channel, data, Format(format), key or own, meta, retention, key_age if key else REMEMBERED)
+    return _Row(number, MovedRequest(*parts, own) if key else PublishRequest(*parts), own)
 
 
 def _remove(file: Path, rows: list[_Row]) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from engine.support import run
 from sessions.centrifuge.support import JSON, PROTOBUF, Client, begin, connect, open_sessions
+from tidewire.backends.checked import CheckedBroker
+from tidewire.backends.memory import MemoryBroker
 from tidewire.channel_options import ChannelOptions
 from tidewire.engine.node import Node
 from tidewire.messages import Position
@@ -365,7 +367,7 @@ def test_an_epoch_that_no_store_takes_is_unknown(
     """Any client could fill the log with tracebacks by it."""
 
     async def main() -> None:
-        async with open_sessions() as node:
+        async with open_sessions(CheckedBroker(MemoryBroker())) as node:
             await publish(node, 1, 2)
             client = await connect(node, protocol=protocol)
             reply = await client.ask("subscribe", channel=CHANNEL, recover=True, offset=1, epoch="\0")

@@ -328,8 +328,9 @@ def test_what_cannot_be_is_refused() -> None:
                     for wrong in (b"bytes", None, 5):
                         with pytest.raises(BadRequest, match="takes str"):
                             await out.write(wrong)  # type: ignore[arg-type]
-                    with pytest.raises(BadRequest, match="surrogate"):
-                        await out.write("\ud800")
+                    for wrong in ("\udc00", "\ud800\ud800", "x"):  # a low half alone, and a high one that stays so
+                        with pytest.raises(BadRequest, match="surrogate"):
+                            await out.write(wrong)
                     await out.write("")
                     await out.write("x" * 20)
                     await out.write("y")
@@ -341,5 +342,21 @@ def test_what_cannot_be_is_refused() -> None:
             (late,) = (await hub.history("chat:1")).publications
             assert json.loads(late.data)["end"] == "aborted"
             assert out.text == "x" * 20
+
+    run(main())
+
+
+def test_a_character_in_two_tokens_is_one() -> None:
+    """Half of a surrogate pair is what `json.loads` makes of a token that a model's server has cut there."""
+
+    async def main() -> None:
+        async with Hub() as hub:
+            async with hub.stream("chat:1") as out:
+                await out.write("a\ud83d")
+                await wait_until(lambda: hub.statistics().published == 2)  # what is before the half
+                for token in ("\ude00b", "\ud83d", "", "\ude00\ud83d"):
+                    await out.write(token)
+            (late,) = (await hub.history("chat:1")).publications
+            assert (late.json()["text"], late.json()["end"]) == ("a😀b😀\ufffd", "done")
 
     run(main())

@@ -91,6 +91,8 @@ class TextStream(OnlyAsync):
         self._length = 0
         self._unsent: list[str] = []
         self._unsent_size = 0
+        #: The first half of a character that JSON has in two, at the end of what was written.
+        self._half = ""
         self._size = 0
         self._number = 0
         #: The position of the newest chunk, and the offset of the newest one that holds the whole text so far.
@@ -178,6 +180,8 @@ class TextStream(OnlyAsync):
         self._is_finished = True
         was_taken_for_dead = self._ended == ABORTED
         self._ended = end
+        if self._half:  # its other half does not come
+            self._unsent.append("\ufffd")
         try:
             if not was_taken_for_dead:
                 await self._send(end)
@@ -216,6 +220,7 @@ class TextStream(OnlyAsync):
             raise BadRequest(f"a text stream takes str, not {type(text).__name__}")
         if self._error is not None:
             raise self._error
+        text = self._joined(text)
         size = len(to_utf8(text))
         most = self._node.limits.stream_bytes
         if self._size + size > most:
@@ -231,6 +236,15 @@ class TextStream(OnlyAsync):
             await self._send()
         else:
             await asyncio.sleep(0)  # a producer that never waits leaves the loop its turns
+
+    def _joined(self, text: str) -> str:
+        """Return text behind the half of a character that came before it; a half at its own end waits."""
+        if self._half:  # a model's tokens may be cut within a surrogate pair
+            whole = (self._half + text).encode("utf-16-le", "surrogatepass")
+            text, self._half = whole.decode("utf-16-le", "surrogatepass"), ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text
 
     def _roll(self) -> None:
         self._rolling = None

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -76,6 +76,41 @@ def test_hundreds_that_wait_are_taken_a_few_in_a_turn(loop: object) -> None:
 
     with pending(PENDING) as (listener, clients), asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]
         runner.run(main(listener, clients))
+
+
+class Guest(asyncio.Protocol):
+    """Notes that it was opened, and that it has ended."""
+
+    open: set[Guest]
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.open.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open.remove(self)
+
+
+@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+@pytest.mark.parametrize("turns", range(1, 9))
+def test_a_connection_that_opens_while_the_server_stops_is_told_its_end(loop: object, turns: int) -> None:
+    """The server waited 8 s for those that uvloop had closed in silence, and logged an error for each."""
+
+    async def main(listener: socket.socket) -> None:
+        Guest.open = set()
+        acceptor = Acceptor(asyncio.get_running_loop(), listener, Guest, Limits(arrivals=4))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        acceptor.close()
+        await acceptor.wait_closed()
+        await wait_until(lambda: not any(guest.transport.is_closing() for guest in Guest.open))
+        for guest in tuple(Guest.open):
+            guest.transport.write(b"still here")  # uvloop raises where it has closed the connection
+            guest.transport.abort()
+
+    with pending(40) as (listener, _), asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]
+        runner.run(main(listener))
 
 
 def test_newcomers_one_after_another_leave_the_listener_watched() -> None:

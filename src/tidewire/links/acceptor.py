@@ -66,18 +66,22 @@ class Acceptor:
         self._resume()
 
     def close(self) -> None:
-        """Accept no more connections, and drop those amid their TLS handshake."""
+        """Accept no more connections, and drop those that are about to open.
+
+        Only a TLS handshake is cancelled: uvloop ends a plain connection then without telling its protocol.
+        """
         if self._is_closed:
             return
         self._is_closed = True
         if self._pause is not None:
             self._pause.cancel()
         self._unwatch()
-        for opening in self._openings.values():
-            opening.cancel()
+        if self._context is not None:
+            for opening in self._openings.values():
+                opening.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until no connection is amid its TLS handshake."""
+        """Wait until no connection is about to open."""
         if self._openings:
             await asyncio.wait(self._openings.values())
 
@@ -134,9 +138,11 @@ class Acceptor:
     async def _open(self, connection: socket) -> None:
         seconds = None if self._context is None else self._limits.header_seconds
         try:
-            await self._loop.connect_accepted_socket(
+            transport, _ = await self._loop.connect_accepted_socket(
                 self._factory, connection, ssl=self._context, ssl_handshake_timeout=seconds
             )
+            if self._is_closed:  # after the server has told its connections to end
+                transport.close()
         except (OSError, asyncio.CancelledError) as error:  # TLS: the client left, was silent, or does not speak it
             logger.debug("a connection ended before it was open: %r", error)
             with contextlib.suppress(OSError):

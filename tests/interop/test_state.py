@@ -150,6 +150,32 @@ def test_our_python_client_shows_nothing_older_behind_a_state_that_it_has_loaded
     asyncio.run(main())
 
 
+def test_our_python_client_loads_a_state_that_takes_its_time_once(server: Server) -> None:
+    """It was loaded by the WebSocket's opening and by the answer to the connect, and the later of them counted."""
+
+    async def main() -> None:
+        calls = 0
+
+        async def get_state(channel: str) -> Position:
+            nonlocal calls
+            calls += 1
+            current = server.http.get("/orders").json()
+            await answered.wait()
+            return Position(current["offset"], current["epoch"])
+
+        async with asyncio.timeout(20), Client(server.url("/connection/websocket")) as client:
+            answered = asyncio.Event()
+            subscription = client.subscribe("orders:1", get_state=get_state)
+            await client.history("orders:1", limit=1)  # is answered behind the connect
+            answered.set()
+            await subscription.wait_subscribed()
+            rows = add(server)
+            assert (await anext(subscription)).data == rows[-1]
+            assert calls == 1
+
+    asyncio.run(main())
+
+
 def test_our_client_for_pages(server: Server) -> None:
     body = """
         const { current } = await told();

@@ -78,6 +78,8 @@ class Subscription:
         self.attempt = 0
         #: The subscribe was sent on this WebSocket.
         self.is_asked = False
+        #: Its token and its state are being fetched, for a subscribe.
+        self.is_preparing = False
         self._client = client
         self._data = encoded(data)
         #: The position up to which all publications have come.

@@ -59,7 +59,13 @@ class ClientSubscriptions:
     # Asking the server.
 
     async def _subscribe(self, subscription: Subscription) -> None:
-        is_ready = await self._has_token(subscription) and await self._has_state(subscription)
+        if subscription.is_preparing:
+            return  # another one asks: the state would be loaded twice, and the position of the later one count
+        subscription.is_preparing = True
+        try:
+            is_ready = await self._has_token(subscription) and await self._has_state(subscription)
+        finally:
+            subscription.is_preparing = False
         if is_ready and subscription.is_wanted and not subscription.is_asked:
             self._ask_for(subscription)
 

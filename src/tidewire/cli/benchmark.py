@@ -101,7 +101,7 @@ def fan_out(settings: Settings) -> str:
 async def _fan_out() -> str:
     server = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "tidewire", "run", f"{__name__}:application"),
-        *("--host", "127.0.0.1", "--port", "0", "--workers", "1"),
+        *("--host", "127.0.0.1", "--port", "0", "--workers", "1", "--log-level", "warning"),
         stdout=asyncio.subprocess.PIPE,
         cwd=tempfile.gettempdir(),
         env=clean_environment(),

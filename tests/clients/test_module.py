@@ -324,6 +324,29 @@ def test_without_an_address_it_connects_to_the_server_of_the_page(service: Servi
         assert running.said() == "connected"
 
 
+def test_a_text_that_ended_while_nothing_was_recovered_is_told_of_its_end(service: Service) -> None:
+    body = """
+        const history = [
+            { stream: "new", text: "another", at: 0 },
+            { stream: "old", text: "-text", at: 3, end: "done" },
+            { stream: "oldest", text: "was before", at: 0, end: "done" },
+        ];
+        const listeners = {};
+        const room = {
+            on: (event, listener) => (listeners[event] = listener),
+            history: async () => ({ publications: history.map((data) => ({ data })) }),
+        };
+        m.readTexts(room, ({ stream, text, end }) => say([stream, text, end]));
+        listeners.publication({ data: { stream: "old", text: "one-te", at: 0 } });
+        listeners.subscribed({ wasRecovering: true, recovered: false });
+        await new Promise(() => {});
+    """
+    with script(service.websocket, body) as running:
+        assert running.said() == ["old", "one-te", ""]
+        assert running.said() == ["old", "one-text", "done"]
+        assert running.said() == ["new", "another", ""]
+
+
 def test_what_the_server_does_by_itself(service: Service) -> None:
     body = """
         const client = m.connect(url, { token: await told() });

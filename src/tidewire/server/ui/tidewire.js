@@ -622,8 +622,9 @@ export function readTexts(subscription, listener) {
     isReading = true;
     try {
       const { publications } = await subscription.history({ limit: TEXTS_BACK, reverse: true });
-      const newest = publications.find(isChunk);
-      if (newest) take(newest.data);
+      const chunks = publications.filter(isChunk).map(({ data }) => data);
+      // the newest text, and what is missing of those before it that have not ended here
+      for (const chunk of chunks.reverse()) if (chunk === chunks.at(-1) || texts.has(chunk.stream)) take(chunk);
     } catch {
       // it begins again with the next whole chunk
     } finally {

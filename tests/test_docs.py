@@ -259,6 +259,13 @@ def test_the_first_page_of_the_documentation(tmp_path: Path) -> None:
 def test_a_broker_that_is_none_says_what_to_write(tmp_path: Path) -> None:
     with pytest.raises(tidewire.ConfigurationError, match="not known; write memory://"):
         tidewire.Hub("mysql://localhost/x")
+    with pytest.raises(tidewire.ConfigurationError, match=r"broker 'chat\.db' is not known"):
+        tidewire.Hub("chat.db")
+    with pytest.raises(tidewire.ConfigurationError, match=r"takes it in parentheses, as \('room:{room}'\)"):
+        tidewire.Hub().channel(test_a_broker_that_is_none_says_what_to_write)  # type: ignore[arg-type]
+    with pytest.raises(tidewire.ConfigurationError) as caught:
+        tidewire.Hub(channels=tidewire.ChannelOptions())  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 150
 
 
 def test_the_first_chat_survives_a_crash(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tidewire.backends.checked import CheckedBroker, CheckedPresence
 from tidewire.backends.memory import MemoryBroker, MemoryPresence
 from tidewire.errors import ConfigurationError
 from tidewire.limits import Limits
-from tidewire.support.shown_value import kind_of
+from tidewire.support.shown_value import kind_of, shown_url
 
 __all__ = ("is_local", "open_backend", "shared_name", "sqlite_path")
 
@@ -58,8 +58,9 @@ def _open(url: str, limits: Limits) -> tuple[Broker, Presence]:
         raise ConfigurationError(
             f"broker {scheme!r} names a driver of SQLAlchemy; write sqlite:///chat.db, as it is ours"
         )
+    named = repr(scheme) if scheme else shown_url(url)
     raise ConfigurationError(
-        f"broker {scheme!r} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
+        f"broker {named} is not known; write memory://, sqlite:///chat.db (three slashes: a path from here), "
         "redis://host:6379, postgresql://user@host/database or nats://host:4222"
     )
 

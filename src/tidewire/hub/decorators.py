@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -175,5 +176,7 @@ class Decorators(HubLifecycle):
 
 
 def _check_text(value: object, what: str, example: str, show: Callable[[object], str] = shown) -> None:
+    if inspect.isfunction(value):
+        raise ConfigurationError(f"{what} is missing: the decorator takes it in parentheses, as ({example!r})")
     if not isinstance(value, str):
         raise ConfigurationError(f"{what} is {show(value)}; write text, as {example!r}")

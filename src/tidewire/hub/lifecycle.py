@@ -45,6 +45,7 @@ from tidewire.sessions.threads import ThreadCalls, check_loop, running_loop
 from tidewire.support.key_counts import Counts
 from tidewire.support.lifespan import Lifespan
 from tidewire.support.meter import Meter
+from tidewire.support.shown_value import shown
 from tidewire.support.siblings import Siblings, open_counts
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class HubLifecycle:
         if not isinstance(origins, Iterable | Origins | None):
             raise ConfigurationError(f"origins={origins!r} are none; write origins=['https://chat.example.org']")
         if not isinstance(channels, Mapping | OptionsByName | None):
-            raise ConfigurationError(f"channels={channels!r} are no options; write {{'room:*': ChannelOptions(…)}}")
+            raise ConfigurationError(
+                f"channels={shown(channels)} are no options; write {{'room:*': ChannelOptions(…)}}"
+            )
         self.origins = origins if isinstance(origins, Origins) else Origins(origins or ())
         self._options = channels if isinstance(channels, OptionsByName) else OptionsByName(channels, default)
         self._book = RuleBook(self._options)

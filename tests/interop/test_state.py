@@ -204,3 +204,29 @@ def test_our_client_for_pages(server: Server) -> None:
         assert running.said() == len(rows)
         add(server)
         assert running.said() == len(rows) + 1
+
+
+def test_our_client_for_pages_aborts_a_state_that_it_loads_again(server: Server) -> None:
+    """The page showed the answer to a call before the loss behind publications that came since."""
+    body = """
+        const signals = [];
+        const getState = (channel, signal) => {
+            signals.push(signal);
+            return new Promise((resolve) => { if (signals.length > 1) told().then(resolve); else say("asked"); });
+        };
+        m.connect(url).subscribe("orders:1", ({ data }) => say(data), { getState }).on("subscribed", () => {
+            say(signals.map(({ aborted }) => aborted));
+        });
+        await until(() => false, 60_000);
+    """
+    with (
+        Cuttable(server.port) as relay,
+        script(f"ws://127.0.0.1:{relay.port}/connection/websocket", body) as running,
+    ):
+        assert running.said() == "asked"
+        relay.cut()
+        current = server.http.get("/orders").json()
+        running.tell({"offset": current["offset"], "epoch": current["epoch"]})
+        assert running.said() == [True, False]
+        rows = add(server)
+        assert running.said() == rows[-1]

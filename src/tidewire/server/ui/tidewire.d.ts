@@ -33,7 +33,7 @@ export interface ChannelOptions {
   since?: Position;
   /** Loads the application's state, and returns the position from which to go on: at first, and whenever missed
    * publications cannot be recovered. */
-  getState?: (channel: string) => Position | Promise<Position>;
+  getState?: (channel: string, signal: AbortSignal) => Position | Promise<Position>;
   /** Ask for the publications that were missed while away; the server may decide so by itself. */
   recoverable?: boolean;
   /** Joins and leaves of others are asked for. */

@@ -25,8 +25,9 @@
  * @property {(channel: string) => string | Promise<string>} [getToken] fetches such a token
  * @property {any} [data] goes to the server with each subscribe
  * @property {Position} [since] what came after this position comes first
- * @property {(channel: string) => Position | Promise<Position>} [getState] loads what the application shows, and returns
- *   the position from which to go on: at first, and whenever what was missed cannot be recovered
+ * @property {(channel: string, signal: AbortSignal) => Position | Promise<Position>} [getState] loads what the application
+ *   shows, and returns the position from which to go on: at first, and whenever what was missed cannot be recovered;
+ *   `signal` is aborted when that is not wanted any more, because the connection was lost meanwhile
  * @property {boolean} [recoverable] what is missed while away is asked for (true); the server may say so by itself
  * @property {boolean} [joinLeave] joins and leaves of others are asked for
  *
@@ -654,6 +655,7 @@ export class Subscription extends Emitter {
   #position;
   /** The position is that of a state which no answer has joined yet. */
   #isFresh = false;
+  #loading = new AbortController();
   #flow = 0;
   #attempt = 0;
   #timer = 0;
@@ -718,7 +720,8 @@ export class Subscription extends Emitter {
         this.#token = token;
       }
       if (getState && !this.#position) {
-        const position = await getState(this.channel);
+        this.#loading = new AbortController();
+        const position = await getState(this.channel, this.#loading.signal);
         if (flow !== this.#flow) return;
         this.#position = { ...position };
         this.#isFresh = true;
@@ -757,6 +760,7 @@ export class Subscription extends Emitter {
 
   _wait() {
     this.#flow += 1;
+    this.#loading.abort();
     this.#isAsked = false;
     clearTimeout(this.#timer);
     if (this.state === "subscribed") this.state = "subscribing";

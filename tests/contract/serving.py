@@ -22,7 +22,7 @@ __all__ = ("Server", "free_port", "standing_still", "until")
 
 T = TypeVar("T")
 
-_START_SECONDS = 40.0
+_START_SECONDS = 80.0
 _numbers = itertools.count(1)
 
 

@@ -292,7 +292,7 @@ def test_10_a_client_that_stops_reading_is_aborted(server: Server, path: str) ->
     with attacked(server), Client(server, path, receive_buffer=4_096) as client:
         if "link" in path:
             client.send(frame(TEXT, b"flood"))
-        wait_for(lambda: server.stats()["limits"].get("stalled_seconds", 0) == before + 1)
+        wait_for(lambda: server.stats()["limits"].get("stalled_seconds", 0) == before + 1, 8)
         assert client.close_code() is None
 
 

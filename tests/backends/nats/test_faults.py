@@ -47,7 +47,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(server: Daemon) -> None:
-        async with nats_node(server) as node, nats_node(server) as other:
+        async with nats_node(server, publish_seconds=5.0) as node, nats_node(server) as other:
             near, far = await connect(node, channel="a"), await connect(other, channel="a")
             ledger = Ledger(node)
             async with ledger.publishing():
@@ -61,7 +61,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
             for client in (near, far):
                 await received(client, ledger)
                 check(client, ledger)
-            assert all(seconds < 1.9 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
+            assert all(seconds < 4 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
 
     caplog.set_level(logging.WARNING, "tidewire")
     with start_nats(tmp_path) as server:

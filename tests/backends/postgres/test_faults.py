@@ -27,7 +27,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
     async def scenario(server: Postgres) -> None:
         url = server.url()
         gap = {"gap_messages": 100_000, "gap_bytes": 100_000_000}  # who is back first may publish a lot
-        async with postgres_node(url, **gap) as node, postgres_node(url, **gap) as other:
+        async with postgres_node(url, publish_seconds=5.0, **gap) as node, postgres_node(url, **gap) as other:
             near, far = await connect(node, channel="a"), await connect(other, channel="a")
             ledger, second = Ledger(node), Ledger(other)
             async with ledger.publishing(), second.publishing():
@@ -39,7 +39,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
                 await ledger.succeeds(50)
                 await second.succeeds(50)
             assert len({epoch for epoch, _ in (ledger.kept | second.kept)}) == 1
-            assert all(seconds < 1.9 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
+            assert all(seconds < 4 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
             for client in (near, far):
                 await received(client, ledger)
                 await received(client, second)

@@ -60,7 +60,7 @@ def test_sql_publishes_at_commit_and_never_after_a_rollback() -> None:
 
 def test_a_transaction_that_stays_open_holds_up_nobody_and_its_late_commit_is_not_lost() -> None:
     async def scenario(url: str) -> None:
-        async with postgres_node(url) as node, client_of(url) as slow, client_of(url) as quick:
+        async with postgres_node(url, publish_seconds=5.0) as node, client_of(url) as slow, client_of(url) as quick:
             client = await connect(node, channel="a")
             transaction = slow.transaction()
             await transaction.start()
@@ -69,7 +69,7 @@ def test_a_transaction_that_stays_open_holds_up_nobody_and_its_late_commit_is_no
                 await quick.execute("SELECT tidewire_publish('a', to_jsonb($1::int))", n)
                 start = time.monotonic()
                 await node.publish("a", b"own")
-                assert time.monotonic() - start < 1.9  # else it has waited for `publish_seconds`
+                assert time.monotonic() - start < 4  # else it has waited for `publish_seconds`
             await wait_until(lambda: len(data_of(client)) == 10)
             assert [text for text in data_of(client) if text != "own"] == list("01234")
             await transaction.commit()

@@ -30,7 +30,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(server: Daemon) -> None:
-        async with redis_node(url(server)) as node, redis_node(url(server)) as other:
+        async with redis_node(url(server), publish_seconds=5.0) as node, redis_node(url(server)) as other:
             near, far = await connect(node, channel="a"), await connect(other, channel="a")
             ledger = Ledger(node)
             async with ledger.publishing():
@@ -44,7 +44,7 @@ def test_killed_and_restarted_with_its_data_nothing_is_lost_and_nobody_is_told(
             for client in (near, far):
                 await received(client, ledger)
                 check(client, ledger)
-            assert all(seconds < 1.9 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
+            assert all(seconds < 4 for _, seconds in ledger.failures)  # none waited for `publish_seconds`
 
     caplog.set_level(logging.WARNING, "tidewire")
     with start_redis(tmp_path, *DURABLE) as server:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeAliasType
 
 from tidewire.errors import BadRequest
 from tidewire.protocols.json_text import JsonDecoder
@@ -56,6 +57,16 @@ class Wide(msgspec.Struct):
     word: Literal["a", "b" * 1_000]
 
 
+Nested = TypeAliasType("Nested", "list[Nested] | str")
+Tangled = TypeAliasType("Tangled", "dict[str, Tangled] | list[Tangled] | None")
+
+
+class Document(BaseModel):
+    """A list within itself, in a field."""
+
+    body: Nested
+
+
 @pytest.mark.parametrize(
     ("type_", "text"),
     [
@@ -74,6 +85,9 @@ class Wide(msgspec.Struct):
         (tuple[int, str], "[integer, string]"),
         (dict[str, int], "{…: integer}"),
         (list[Any], "[any value, …]"),
+        (Nested, "[…, …] | string"),
+        (Tangled, "{…: …} | […, …] | null"),
+        (Document, "{body: […, …] | string}"),
         (Wide, ('{word: "a" | "' + "b" * 1_000)[:400] + "…"),
     ],
 )

@@ -10,6 +10,8 @@ __all__ = ("text_of",)
 
 #: Characters of a text, and objects within objects of which it shows the fields; a type may contain itself.
 _MOST, _DEEPEST = 400, 2
+#: Stands for a list or a union within itself.
+_AGAIN = {"type": "…"}
 
 
 def text_of(schema: Mapping[str, Any]) -> str:
@@ -23,7 +25,10 @@ def text_of(schema: Mapping[str, Any]) -> str:
 
 def _text(schema: Any, known: Mapping[str, Any], depth: int) -> str:
     while isinstance(schema, Mapping) and "$ref" in schema:
-        schema = known.get(str(schema["$ref"]).rpartition("/")[2])
+        name = str(schema["$ref"]).rpartition("/")[2]
+        schema = known.get(name)
+        if isinstance(schema, Mapping) and schema.get("type") != "object":  # those have a depth
+            known = {**known, name: _AGAIN}
     if not isinstance(schema, Mapping):
         return "any value"
     if parts := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):

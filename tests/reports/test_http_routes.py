@@ -263,3 +263,45 @@ def test_an_error_behind_the_begin_of_an_answer_is_one_line(error: Exception, ca
 
     with caplog.at_level(logging.WARNING, "tidewire"):
         run(main())
+
+
+class Transactions:
+    """Middleware that commits after a request, and rolls back after an error."""
+
+    def __init__(self, app: Any, ends: list[str]) -> None:
+        self.app, self.ends = app, ends
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            self.ends.append("rollback")
+            raise
+        self.ends.append("commit")
+
+
+def test_middleware_sees_an_error_behind_the_begin_of_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """It was swallowed below the middleware, which took the request for a success."""
+    hub, ends = Hub(), list[str]()
+    app = FastAPI(lifespan=hub.lifespan)
+    app.add_middleware(Transactions, ends=ends)
+
+    @app.get("/")
+    async def failing(tasks: BackgroundTasks) -> None:
+        tasks.add_task(fail)
+
+    async def fail() -> None:
+        raise StoreUnavailable("gone behind the answer")
+
+    async def main() -> None:
+        async with serving(hub, app) as running, client_of(running) as client:
+            assert (await client.get("/")).status_code == 200
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert ends == ["rollback"]
+    assert "'/' failed with 503 after its answer had begun: gone behind the answer" in caplog.text
+    assert "Traceback" not in caplog.text

@@ -9,6 +9,7 @@ from math import ceil
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
@@ -66,6 +67,11 @@ def answer_errors(app: object) -> None:
     if isinstance(app, Starlette):
         for one in _with_mounted(app):
             _answer_in(one)
+        stack = app.middleware_stack
+        if stack is None:
+            app.add_middleware(_Logged)
+        elif isinstance(stack, ServerErrorMiddleware) and not isinstance(stack.app, _Logged):
+            stack.app = _Logged(stack.app)
 
 
 def _with_mounted(app: Starlette) -> list[Starlette]:
@@ -103,8 +109,7 @@ def _answer_in(app: Starlette) -> None:
 class _Staged:
     """Notes in the scope of a WebSocket which message its application saw or sent last.
 
-    An error may reach a handler with another object than that on which the route has accepted. One that comes after
-    the answer of an HTTP request has begun, from a stream or a background task, reaches no handler, and is logged.
+    An error may reach a handler with another object than that on which the route has accepted.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -112,8 +117,6 @@ class _Staged:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # no coroutine of its own: it would be resumed with the application's for each message
-        if scope["type"] == "http":
-            return self._request(scope, receive, send)
         if scope["type"] != "websocket" or _STAGE in scope:
             return self.app(scope, receive, send)
         stage = scope[_STAGE] = [""]  # copies of the scope share it
@@ -129,6 +132,19 @@ class _Staged:
             return message
 
         return self.app(scope, received, noted)
+
+
+class _Logged:
+    """Logs an error that comes after the answer of an HTTP request has begun, from a stream or a background task.
+
+    It reaches no handler, but all middleware, which may have to roll back: this is around it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._request(scope, receive, send) if scope["type"] == "http" else self.app(scope, receive, send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False

@@ -8,6 +8,7 @@ from contextlib import suppress
 from math import ceil
 from typing import Any
 
+from anyio import BrokenResourceError
 from starlette.applications import Starlette
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -137,7 +138,8 @@ class _Staged:
 class _Logged:
     """Logs an error that comes after the answer of an HTTP request has begun, from a stream or a background task.
 
-    It reaches no handler, but all middleware, which may have to roll back: this is around it.
+    It reaches no handler, but all middleware, which may have to roll back: this is around it. An event stream of
+    FastAPI can raise because its client has gone, which any client can cause: that is no error.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -147,20 +149,35 @@ class _Logged:
         return self._request(scope, receive, send) if scope["type"] == "http" else self.app(scope, receive, send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
+        has_begun = has_gone = False
 
         async def noted(message: Message) -> None:
             nonlocal has_begun
             has_begun = True
             await send(message)
 
+        async def received() -> Message:
+            nonlocal has_gone
+            message = await receive()
+            has_gone = message["type"] == "http.disconnect"
+            return message
+
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, received, noted)
         except Exception as error:
+            if has_gone and _is_cut(error):
+                return
             ours = _ours(error)
             if ours is None or not has_begun:
                 raise
             _log("%r failed with %d after its answer had begun: %s%s", scope, ours)
+
+
+def _is_cut(error: BaseException) -> bool:
+    """Return whether a stream within the server was cut, and nothing else failed."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_cut(inner) for inner in error.exceptions)
+    return isinstance(error, BrokenResourceError)
 
 
 def _ours(error: BaseException) -> BaseException | None:

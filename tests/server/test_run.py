@@ -18,6 +18,9 @@ from tests.server.live_server import LiveServer, end, tidewire, wait_for
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tidewire.errors import ConfigurationError
+from tidewire.server.load_faults import mistakes_in_one_line
+
 WORKERS = ("--workers", "2")
 
 APP = """
@@ -246,6 +249,7 @@ def test_what_cannot_work_is_one_line_also_from_a_worker(tmp_path: Path, workers
         ("\napp = FastAPI(", "SyntaxError: '(' was never closed (main.py, line 2)"),
         ("def app():\n    return nothing", "NameError: name 'nothing' is not defined (main.py, line 2)"),
         ("import tidewire\ntidewire.Hub('mysql://h')", "or nats://host:4222 (main.py, line 2)"),
+        ("import ast\nast.literal_eval('1 +')", "SyntaxError: invalid syntax (<unknown>, line 1) (main.py, line 2)"),
     ],
 )
 def test_a_fault_in_the_module_is_one_line_with_its_place(tmp_path: Path, source: str, said: str, workers: str) -> None:
@@ -257,6 +261,13 @@ def test_a_fault_in_the_module_is_one_line_with_its_place(tmp_path: Path, source
     assert line.startswith("error: ")
     assert line.endswith(said)
     assert "Traceback" in tidewire(*arguments, "--log-level", "debug", folder=tmp_path).stderr
+
+
+def test_a_module_beside_the_packages_of_its_python_is_the_applications_own() -> None:
+    """A virtual environment is made in the application's folder, or /usr/src/app lies under a Python's /usr."""
+    module = compile("raise ValueError('no luck')", str(Path(sys.prefix, "src", "app", "main.py")), "exec")
+    with pytest.raises(ConfigurationError, match=r"no luck \(.*main\.py, line 1\)$"), mistakes_in_one_line("main:app"):
+        exec(module)
 
 
 MAKERS = "def create_app(of=0):\n    return app\n\nmade = functools.partial(create_app, 1)\n"

@@ -17,7 +17,9 @@ __all__ = ("in_one_line", "mistakes_in_one_line")
 
 _log = logging.getLogger("tidewire")
 
-_INSTALLED = tuple({*sysconfig.get_paths().values(), str(Path(tidewire.__file__).parent)})
+_FOLDERS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+#: How the names of files begin that are not the application's own.
+_INSTALLED = ("<", *(f"{folder}{os.sep}" for folder in (*_FOLDERS, Path(tidewire.__file__).parent)))
 
 
 @contextmanager
@@ -41,8 +43,9 @@ def in_one_line(error: BaseException) -> str:
 def _place(error: Exception) -> str:
     """Return the innermost line of the application's own code that led to an error, in parentheses."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith((*_INSTALLED, "<"))]
-    if not own or isinstance(error, SyntaxError):  # which names the place itself
+    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
+    is_named = isinstance(error, SyntaxError) and not (error.filename or "<").startswith("<")  # in its own text
+    if not own or is_named:
         return ""
     file = os.path.relpath(own[-1].filename)
     return f" ({own[-1].filename if file.startswith('..') else file}, line {own[-1].lineno})"

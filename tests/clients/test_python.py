@@ -302,6 +302,46 @@ def test_a_slow_application_gets_all_of_it_in_order(service: Service, monkeypatc
     run(main())
 
 
+def test_a_state_whose_loading_ends_slowly_is_loaded_again_after_a_cut(service: Service) -> None:
+    """The loading was cancelled, and the subscribe on the next WebSocket waited for it: it was never asked for."""
+    loads = 0
+
+    async def main(relay: Cuttable) -> None:
+        may_end, is_loading = asyncio.Event(), asyncio.Event()
+
+        async def get_state(channel: str) -> Position:
+            nonlocal loads
+            loads += 1
+            if loads > 1:
+                assert other.position is not None
+                return other.position
+            try:
+                is_loading.set()
+                await asyncio.Event().wait()
+            finally:
+                await may_end.wait()  # a connection to a database is given back
+            raise AssertionError("it was cancelled")
+
+        url = f"ws://127.0.0.1:{relay.port}/connection/websocket"
+        async with Client(url) as client, Client(service.websocket) as another:
+            other = another.subscribe("news:slow-end")
+            await other.wait_subscribed()
+            room = client.subscribe("news:slow-end", get_state=get_state)
+            await is_loading.wait()
+            await wait_until(client._connection.is_ready.is_set)
+            relay.cut()
+            await wait_until(lambda: not client._connection.is_ready.is_set())
+            await wait_until(client._connection.is_ready.is_set)
+            with contextlib.suppress(CommandError):
+                await client.rpc("none")  # is answered behind the connect
+            may_end.set()
+            await room.wait_subscribed()
+            assert loads == 2
+
+    with Cuttable(service.server.port) as relay:
+        run(main(relay))
+
+
 class FakeClient:
     """A client that records the calls of its subscription."""
 
@@ -327,6 +367,7 @@ def test_a_reply_is_taken_whole_though_much_waits(monkeypatch: pytest.MonkeyPatc
             room.published(pub)
         request = room.request()  # the connection was lost, and is there again
         assert (request.recover, request.offset) == (True, 3)
+        assert request.recoverable  # otherwise other servers of the protocol do not recover it
         result = m.SubscribeResult(recoverable=True, recovered=True, epoch="e", offset=5, publications=pubs[3:5])
         room.subscribed(result)
         assert client.asked == []

@@ -78,8 +78,8 @@ class Subscription:
         self.attempt = 0
         #: The subscribe was sent on this WebSocket.
         self.is_asked = False
-        #: Its token and its state are being fetched, for a subscribe.
-        self.is_preparing = False
+        #: The task that fetches its token and its state, for a subscribe on this WebSocket.
+        self.preparing: asyncio.Task[None] | None = None
         self._client = client
         self._data = encoded(data)
         #: The position up to which all publications have come.
@@ -181,6 +181,7 @@ class Subscription:
         return SubscribeRequest(
             self.channel,
             self.token,
+            recoverable=True,
             recover=True,
             epoch=reached.epoch,
             offset=reached.offset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 
@@ -59,13 +60,14 @@ class ClientSubscriptions:
     # Asking the server.
 
     async def _subscribe(self, subscription: Subscription) -> None:
-        if subscription.is_preparing:
+        if subscription.preparing is not None:
             return  # another one asks: the state would be loaded twice, and the position of the later one count
-        subscription.is_preparing = True
+        task = subscription.preparing = asyncio.current_task()
         try:
             is_ready = await self._has_token(subscription) and await self._has_state(subscription)
         finally:
-            subscription.is_preparing = False
+            if subscription.preparing is task:  # not one that takes its time to end, on a WebSocket that is lost
+                subscription.preparing = None
         if is_ready and subscription.is_wanted and not subscription.is_asked:
             self._ask_for(subscription)
 
@@ -184,6 +186,7 @@ class ClientSubscriptions:
         """Mark all to be subscribed on the next WebSocket."""
         for subscription in self:
             subscription.is_asked = False
+            subscription.preparing = None
             if code == codes.STATE_INVALIDATED.code:
                 subscription.invalidate()
 

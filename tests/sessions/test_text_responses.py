@@ -105,6 +105,24 @@ def test_an_event_source_resumes_where_it_was_and_a_late_one_begins_with_the_tex
     run(main())
 
 
+def test_a_text_that_began_before_many_other_publications_is_resumed_whole() -> None:
+    """A page that came back to a busy chat was told that its connection had ended, each time."""
+
+    async def main() -> None:
+        async with open_client() as (hub, client):
+            async with hub.stream("chat:1") as out:
+                await out.write("the beginning")
+                await wait_until(lambda: not out._unsent)
+                for number in range(30):
+                    await hub.publish("chat:1", {"number": number})
+                await out.write(" and the end")
+            response = await client.get("/ui?ended=true")
+            assert "".join(part.get("delta", "") for part in parts(response.text)) == "the beginning and the end"
+            assert (await Events().read(client)).text == "the beginning and the end"
+
+    run(main())
+
+
 def parts(body: str) -> list[Any]:
     found = [line[6:] for line in body.splitlines() if line.startswith("data: ")]
     assert found[-1] == "[DONE]"

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from tidewire.engine.node import Node
 from tidewire.errors import CutOff, NotPublished
-from tidewire.messages import HistoryRequest, Position, Publication
+from tidewire.messages import HistoryPage, HistoryRequest, Position, Publication
 from tidewire.protocols.line_ends import one_line
 from tidewire.protocols.text_chunks import ABORTED, STOPPED, Chunk, chunk_of, units
 from tidewire.sessions.listening import Publications
@@ -35,9 +35,18 @@ _encode = msgspec.json.Encoder().encode
 
 async def _newest(node: Node, channel: str) -> tuple[Publication | None, Position]:
     """Return the newest text of a channel as one publication, and the position up to which that is so."""
-    retention = node.options.of(channel).retention
-    page = await node.history.read(HistoryRequest(channel, retention, limit=_LOOK_BACK, reverse=True))
-    return next((one for one in page.publications if chunk_of(one) is not None), None), page.top
+    asked = HistoryRequest(channel, node.options.of(channel).retention, limit=_LOOK_BACK, reverse=True)
+    page = await node.history.read(asked)
+    newest, chunk = _newest_in(page)
+    if chunk is not None and chunk.at != 0:  # it has begun before many other publications
+        page = await node.history.read(msgspec.structs.replace(asked, limit=None), most=node.limits.reply_bytes)
+        newest, _ = _newest_in(page)
+    return newest, page.top
+
+
+def _newest_in(page: HistoryPage) -> tuple[Publication | None, Chunk | None]:
+    chunks = ((one, chunk_of(one)) for one in page.publications)
+    return next((found for found in chunks if found[1] is not None), (None, None))
 
 
 async def _chunks(publications: Publications) -> AsyncIterator[tuple[Chunk, Position] | None]:

@@ -220,13 +220,13 @@ class TextStream(OnlyAsync):
             raise BadRequest(f"a text stream takes str, not {type(text).__name__}")
         if self._error is not None:
             raise self._error
-        text = self._joined(text)
+        text, half = self._joined(text)
         size = len(to_utf8(text))
         most = self._node.limits.stream_bytes
         if self._size + size > most:
             count_limit("stream_bytes")
             raise LimitExceeded(f"a text stream has at most {most} bytes (stream_bytes); give it more, or write less")
-        self._size += size
+        self._size, self._half = self._size + size, half
         if text:
             self._unsent.append(text)
             self._unsent_size += size
@@ -237,14 +237,15 @@ class TextStream(OnlyAsync):
         else:
             await asyncio.sleep(0)  # a producer that never waits leaves the loop its turns
 
-    def _joined(self, text: str) -> str:
-        """Return text behind the half of a character that came before it; a half at its own end waits."""
+    def _joined(self, text: str) -> tuple[str, str]:
+        """Return text behind the half of a character that came before it, and the half at its own end, which waits."""
         if self._half:  # a model's tokens may be cut within a surrogate pair
             whole = (self._half + text).encode("utf-16-le", "surrogatepass")
-            text, self._half = whole.decode("utf-16-le", "surrogatepass"), ""
-        if "\ud800" <= text[-1:] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
-        return text
+            text = whole.decode("utf-16-le", "surrogatepass")
+            if len(text) > 1 and text[0] == self._half:  # its other half does not come
+                text = f"\ufffd{text[1:]}"
+        cut = len(text) - ("\ud800" <= text[-1:] <= "\udbff")
+        return text[:cut], text[cut:]
 
     def _roll(self) -> None:
         self._rolling = None

@@ -8,9 +8,11 @@ import datetime
 import decimal
 import enum
 import inspect
+import re
 import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +281,10 @@ def test_a_wrong_argument_of_connect_is_one_sentence(argument: str, wrong: Any) 
     async def scenario() -> None:
         async with Hub() as hub:
             websocket = WebSocket({"type": "websocket"}, WebSocket.receive, WebSocket.send)  # type: ignore[arg-type]
-            with pytest.raises(ConfigurationError, match=f"^{argument}="):
+            with pytest.raises(ConfigurationError, match=f"^{argument}=") as caught:
                 hub.connect(websocket, **{argument: wrong})
+            for module, name in re.findall(r"(tidewire[.a-z]*)\.([A-Z]\w+)", str(caught.value)):
+                assert hasattr(import_module(module), name)
             assert hub.connect(websocket, headers=iter(HEADER), subprotocol="chat")
 
     asyncio.run(scenario())

@@ -64,7 +64,9 @@ class Hub(Verbs, TextVerbs, MapVerbs, Decorators, Routers):
                 f"hub.connect got {shown(websocket)}; give it the `websocket: WebSocket` of an @app.websocket endpoint"
             )
         if not isinstance(protocol, Protocol):
-            raise ConfigurationError(f"protocol={shown(protocol)} is none; write tidewire.PLAIN, JSON or RECOVERABLE")
+            raise ConfigurationError(
+                f"protocol={shown(protocol)} is none; write tidewire.RECOVERABLE or tidewire.PlainProtocol()"
+            )
         check_is(subprotocol, str, "subprotocol", 'the one that you choose, as "chat"')
         check_is(token, IssuedToken, "token", "IssuedToken(jti, iat), from tidewire.messages")
         self._book.overrides.see(websocket.scope.get("app"))

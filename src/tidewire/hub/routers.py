@@ -62,9 +62,7 @@ class Routers(HubLifecycle):
         that name no channel go there. `user` and `name` are those of `client_router`. The rules of the hub decide where
         there are some, as do the options of other channels.
         """
-        check_is(
-            protocol, Protocol, "protocol", "tidewire.RECOVERABLE, PlainProtocol() or a Protocol of your own, made with ()"
-        )
+        check_is(protocol, Protocol, "protocol", "tidewire.RECOVERABLE, PlainProtocol() or your own, made with ()")
         endpoint = ServedEndpoint(
             lambda: self.node, protocol, authority=self.authority, origins=self.origins, history=history
         )
@@ -259,9 +257,7 @@ class Routers(HubLifecycle):
         path, pages = _prefix(path, "path"), _pages(pages)
         if not path:
             raise ConfigurationError("path='' is none; write it from the slash on, as '/asyncapi'")
-        check_is(
-            described, Description, "described", "what describe of tidewire.asyncapi.description returns"
-        )
+        check_is(described, Description, "described", "what describe of tidewire.asyncapi.description returns")
         self._described = described
 
         def make(request: Request) -> dict[str, Any]:

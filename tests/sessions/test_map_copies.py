@@ -6,13 +6,19 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from backends.redis.helpers import ask
 from engine.support import run
+from helpers.stores import Daemon, start_redis
 from sessions.test_maps import two_hubs, values
-from tidewire import ChannelOptions, Hub, LimitExceeded, NotPublished, StoreUnavailable
+from tidewire import BadRequest, ChannelOptions, Hub, LimitExceeded, NotPublished, StoreUnavailable
 from tidewire.channels import copies
+from tidewire.links.server_exit import ServerExit
 from tidewire.messages import Position, PublishRequest
+from tidewire.protocols.close_codes import INSUFFICIENT
+from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
 
 
@@ -20,10 +26,10 @@ class Store:
     """The store of a hub, whose copies of maps take a while; it may refuse them, and counts what waits for it."""
 
     def __init__(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._publish = hub.node.broker.publish
+        self.keep = hub.node.broker.publish
         #: The offsets of the newest copy, and how many publications were behind it at most.
         self.copied_at = self.most_behind = 0
-        self.refuses = False
+        self.refuses = self.is_narrow = False
         self.waiting = Counter[str]()
         self.most_waiting = 0
         monkeypatch.setattr(hub.node.broker, "publish", self.publish)
@@ -32,12 +38,14 @@ class Store:
         is_copy = request.channel == copies("board")
         if is_copy and self.refuses:
             raise NotPublished("not now")
+        if is_copy and self.is_narrow:
+            raise BadRequest("too large")
         copied_at = int(request.key.rpartition(":")[2]) if is_copy else 0
         self.waiting[request.channel] += 1
         self.most_waiting = max(self.most_waiting, self.waiting["board"])
         await asyncio.sleep(0.01)
         self.waiting[request.channel] -= 1
-        position = await self._publish(request)
+        position = await self.keep(request)
         if is_copy:
             self.copied_at = max(self.copied_at, copied_at)
         else:
@@ -140,5 +148,110 @@ def test_entries_whose_time_is_over_are_removed_together(monkeypatch: pytest.Mon
             assert store.most_waiting > 10
             await asyncio.gather(*(hub.set("board", f"k{n}", n, ttl=0.2) for n in range(3)))
             await wait_until(is_over, limit=15)
+
+    run(main(), 60)
+
+
+def test_a_map_in_a_channel_that_was_forgotten_is_copied_and_changed_as_before(tmp_path: Path) -> None:
+    """Redis forgets a channel that nobody uses, but no copy: offsets began anew, far below that of the old copy.
+
+    No copy was kept for so long, and the changes were lost; nor could a key be changed whose old offset came again.
+    """
+
+    async def main(server: Daemon) -> None:
+        url, channels = f"redis://127.0.0.1:{server.port}", {"*": ChannelOptions(history_size=8)}
+        async with Hub(url, channels=channels) as hub:
+            for n in range(30):
+                await hub.set("board", f"old{n}", n)
+            await hub.set("board", "late", 0)
+        assert ask(server.port, "DEL", "tidewire:{board}:meta", "tidewire:{board}:stream") == b":2\r\n"
+        expected = {f"old{n}": n for n in range(30)}
+        async with Hub(url, channels=channels) as hub:
+            for n in range(40):
+                assert (await hub.set("board", "late", n)).offset == n + 1
+                await values(hub)
+            for n in range(20):
+                await hub.set("board", f"new{n}", n)
+        async with Hub(url, channels=channels) as hub:
+            assert await values(hub) == expected | {f"new{n}": n for n in range(20)} | {"late": 39}
+
+    with start_redis(tmp_path) as server:
+        run(main(server), 60)
+
+
+def test_a_server_that_exits_keeps_a_copy_of_the_newest_changes(tmp_path: Path) -> None:
+    """A map was read no more from the signal on: what history forgot before the next start was lost."""
+
+    async def main() -> None:
+        url = f"sqlite:///{tmp_path}/chat.db"
+        async with Hub(url) as hub:
+            await hub.set("board", "a", 1)
+            ServerExit.of(asyncio.get_running_loop())._exit()
+            await asyncio.sleep(0)
+            await hub.set("board", "b", 2)
+        async with Hub(url) as hub:
+            await hub.remove_history("board")
+            assert await values(hub) == {"a": 1, "b": 2}
+
+    run(main(), 60)
+
+
+def test_changes_that_wait_go_on_when_the_map_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They waited until they failed, although another node had kept a copy, which gave them room."""
+
+    async def main() -> None:
+        async with Hub(limits={"publish_seconds": 10}, channels={"*": ChannelOptions(history_size=4)}) as hub:
+            store = Store(hub, monkeypatch)
+            store.refuses = True
+            await asyncio.gather(*(hub.set("board", f"k{n}", n) for n in range(2)))
+            waiting = asyncio.create_task(hub.set("board", "waiting", 1))
+            replica = Maps.of(hub.node)._replicas["board"]
+            copy = msgspec.json.encode(replica.state.copy())
+            await store.keep(PublishRequest(copies("board"), copy))
+            assert not waiting.done()
+            for reader in tuple(hub.node.registry.readers.values()):
+                reader.end(INSUFFICIENT)
+            await waiting
+
+    run(main(), 60)
+
+
+def test_a_map_that_was_too_large_takes_entries_when_its_history_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with Hub(channels={"*": ChannelOptions(history_size=4)}) as hub:
+            store = Store(hub, monkeypatch)
+            store.is_narrow = True
+
+            async def is_full() -> bool:
+                try:
+                    await hub.set("board", "a", 1)
+                except LimitExceeded:
+                    return True
+                return False
+
+            await wait_until(is_full)
+            store.is_narrow = False
+            await hub.remove_history("board")
+            for reader in tuple(hub.node.registry.readers.values()):
+                reader.end(INSUFFICIENT)
+
+            async def is_free() -> bool:
+                return not await is_full() and await values(hub) == {"a": 1}
+
+            await wait_until(is_free)
+
+    run(main(), 60)
+
+
+def test_a_large_map_is_cleared_some_entries_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once were more than may wait for the store, whose other readers were refused then, too."""
+
+    async def main() -> None:
+        async with Hub(channels={"*": ChannelOptions(history_size=10_000)}) as hub:
+            await asyncio.gather(*(hub.set("board", f"k{n}", n) for n in range(1_000)))
+            store = Store(hub, monkeypatch)
+            await Maps.of(hub.node).clear("board")
+            assert await values(hub) == {}
+            assert 10 < store.most_waiting <= 100
 
     run(main(), 60)

@@ -52,6 +52,7 @@ class Publications(OnlyAsync):
     __slots__ = (
         "_answer",
         "_connection",
+        "_ends_with_server",
         "_history",
         "_link",
         "_name",
@@ -65,13 +66,22 @@ class Publications(OnlyAsync):
     _form: ClassVar[str] = "async with hub.listen(…) as publications:"
 
     def __init__(
-        self, node: Node, channel: str, since: Position | None, history: int, *, with_state: bool = False
+        self,
+        node: Node,
+        channel: str,
+        since: Position | None,
+        history: int,
+        *,
+        with_state: bool = False,
+        ends_with_server: bool = True,
     ) -> None:
         self._node = node
         self._name = channel
         self._since = since
         self._history = history
         self._with_state = with_state
+        #: One that no response waits for may go on until the hub closes.
+        self._ends_with_server = ends_with_server
         is_latest = node.options.of(channel).slow is SlowPolicy.LATEST
         self._link = HandoverLink(0 if is_latest else min(_WAITING, node.limits.outbox_messages // 2))
         self._connection = Connection(self._link, PLAIN, user="", address="", limits=node.limits)
@@ -98,7 +108,8 @@ class Publications(OnlyAsync):
         except BaseException:
             self._stop()
             raise
-        ServerExit.of(asyncio.get_running_loop()).watch(self._shut_down)
+        if self._ends_with_server:
+            ServerExit.of(asyncio.get_running_loop()).watch(self._shut_down)
         return self
 
     async def _begin(self, prepared: Prepared) -> None:

@@ -148,7 +148,7 @@ class KeptReplica(Replica):
     async def _read_from(self, copy: Copy | None, *, anyway: bool = False) -> bool:
         """Read on from a copy; return False at once where history does not reach back to it."""
         since = Position(0, "") if copy is None else copy.position
-        publications = Publications(self._node, self.channel, since, self._size)
+        publications = Publications(self._node, self.channel, since, self._size, ends_with_server=False)
         async with publications:
             state = MapState(copy)
             missed = publications.missed
@@ -156,10 +156,11 @@ class KeptReplica(Replica):
             if not (anyway or publications.recovered):
                 return False
             state.position = publications.joined_at
-            self._copied_at = 0 if copy is None else copy.position.offset
+            # a channel that the store forgot counts from 1 again, in another epoch
+            self._copied_at = since.offset if since.epoch == state.position.epoch else 0
             self._changed_at = state.position.offset if changes else 0
-            self.state, self._is_ready = state, True
-            self._wake()
+            self.state, self._is_ready, self._is_too_large = state, True, False
+            self._go_on()
             if changes:
                 self._copy_later(self._later)
             async for publication in publications:
@@ -211,9 +212,12 @@ class KeptReplica(Replica):
         except (PublishError, StoreUnavailable) as error:
             logger.info("the removal of %r in %r was not shown: %s", key, self.channel, error)
 
-    async def publish(self, change: Change, meta: bytes, behind: Position) -> Position:
-        """Publish a change behind the newest one of its key: of two behind the same one, the store keeps the first."""
-        token = f"map:{change.key}:{behind.epoch}:{behind.offset}"
+    async def publish(self, change: Change, meta: bytes, behind: Position, taken: int = 0) -> Position:
+        """Publish a change behind the newest one of its key: of two behind the same one, the store keeps the first.
+
+        `taken` is the offset of what has this change's token, although it is no change of the key.
+        """
+        token = f"map:{change.key}:{behind.epoch}:{behind.offset}" + (f":{taken}" if taken else "")
         return await self._node.publish(self.channel, change.encode(), key=token, meta=meta, ephemeral=False)
 
     # Whole copies.
@@ -254,7 +258,7 @@ class KeptReplica(Replica):
             self._copy_soon()
 
     def _go_on(self) -> None:
-        """Take note of a publication that has come, or a copy that is kept."""
+        """Take note of a publication that has come, a copy that is kept, or a map that was read anew."""
         self._moved_at = asyncio.get_running_loop().time()
         self._give_turns()
         self._wake()

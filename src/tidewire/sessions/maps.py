@@ -7,8 +7,8 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -47,8 +47,9 @@ ABSENT = 0
 _KEY_CHARACTERS, _UNUSED, _LOOK = 255, 60.0, 1.0
 #: Publications of callers that have taken the key of a change, behind which a change is tried.
 _TOKENS = 16
-#: Entries of one page, at most.
-_PAGE = 1_000
+#: Entries of one page, at most; entries that are removed at once.
+_PAGE, _TOGETHER = 1_000, 100
+T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
@@ -193,7 +194,7 @@ class Maps(PerNode):
     async def clear(self, channel: str) -> None:
         """Remove all entries. Raises as `unset`."""
         keys = tuple((await self.entries(channel)).entries)
-        await asyncio.gather(*(self.unset(channel, key) for key in keys))
+        await _together(keys, lambda key: self.unset(channel, key))
 
     def keep(self, channel: str) -> None:
         """Read a map that others change without asking here: joins and leaves of a channel are its changes."""
@@ -229,13 +230,14 @@ class Maps(PerNode):
             current = last if key in state.entries else ABSENT
             if expect is not None and expect != current:
                 raise EntryChanged(f"{key!r} in {channel!r} is at {current}, not at {expect}; read it again")
-            behind = Position(max(last, taken), state.position.epoch)
-            position = await replica.publish(self._fitted(state, change, meta), meta.encode(), behind)
+            behind = Position(last, state.position.epoch)
+            position = await replica.publish(self._fitted(state, change, meta), meta.encode(), behind, taken)
             state = await replica.wait_reached(position)
             if state.position.epoch == position.epoch and state.last(key) == last:
                 taken = position.offset  # a caller has published something else under this token
                 tried += 1
                 continue
+            taken = 0
             offset, by = state.by.get(key, (0, ""))
             if by == change.by:
                 return state
@@ -308,8 +310,13 @@ class Maps(PerNode):
             except StoreUnavailable as error:
                 logger.debug("entries of %r were not removed: %s", replica.channel, error)
             else:
-                removals = (replica.show_removed(one.key, Position(one.offset, position.epoch)) for one in over())
-                await asyncio.gather(*removals)
+                await _together(over(), lambda one: replica.show_removed(one.key, Position(one.offset, position.epoch)))
+
+
+async def _together(each: Sequence[T], act: Callable[[T], Awaitable[object]]) -> None:
+    """Do something for some at a time: for all of a large map at once is more than may wait for the store."""
+    for at in range(0, len(each), _TOGETHER):
+        await asyncio.gather(*map(act, each[at : at + _TOGETHER]))
 
 
 def check_key(key: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 from unittest.mock import Mock
 
@@ -130,6 +132,32 @@ def test_bytes_come_in_order_and_not_by_the_transport(run: Run) -> None:
             await wait_until(lambda: len(server.received) == len(sent), what="everything is read")
             assert server.received == sent
             assert not server.by_transport
+
+    run(main())
+
+
+@pytest.mark.usefixtures("often")
+def test_where_no_descriptor_is_left_the_transport_reads_on(run: Run) -> None:
+    """The client was never read again, and its publish failed."""
+
+    async def main() -> None:
+        async with pair() as (server, client):
+            used, (_, most) = len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            taken: list[int] = []
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 50, most))
+            try:
+                with suppress(OSError):
+                    while True:
+                        taken.append(os.open(os.devnull, os.O_RDONLY))
+                assert server.join() is None
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+                for descriptor in taken:
+                    os.close(descriptor)
+            client.sendall(b"one")
+            await wait_until(lambda: server.by_transport == [b"one"], what="the transport reads")
+            assert server.join() is not None
 
     run(main())
 

@@ -91,6 +91,24 @@ def test_changes_wait_for_a_copy_no_longer_than_for_the_store(monkeypatch: pytes
     run(main(), 60)
 
 
+def test_other_publications_do_not_keep_a_change_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no copy could be kept, and others published there, its call never returned."""
+
+    async def main() -> None:
+        async with Hub(limits={"publish_seconds": 0.1}, channels={"*": ChannelOptions(history_size=4)}) as hub:
+            store = Store(hub, monkeypatch)
+            store.refuses = True
+            await asyncio.gather(*(hub.set("board", f"k{n}", n) for n in range(2)))
+            change = asyncio.create_task(hub.set("board", "waiting", 1))
+            async with asyncio.timeout(20):
+                while not change.done():
+                    await hub.publish("board", "noise")
+            with pytest.raises(StoreUnavailable):
+                change.result()
+
+    run(main(), 60)
+
+
 def test_other_publications_hide_no_entry_from_a_node_that_begins(tmp_path: Path) -> None:
     async def main() -> None:
         channels = {"*": ChannelOptions(history_size=8)}

@@ -124,7 +124,7 @@ class JointReading(PerLoop):
         """Count a message that may wait, and read the socket of its sender from now on, if that is worth it.
 
         `receive` is given the bytes, `left` is called at the end. Return None where the transport goes on: few such
-        messages come, it ends, or what it reads is not the socket's (TLS).
+        messages come, it ends, what it reads is not the socket's (TLS), or the system refuses.
         """
         self.count()
         if not self._is_worth or transport.is_closing() or transport.get_extra_info("ssl_object") is not None:
@@ -132,12 +132,15 @@ class JointReading(PerLoop):
         if transport.get_extra_info("socket") is None:
             return None
         joined = JoinedSocket(self, transport, receive, left)
-        transport.pause_reading()
-        if self._selector is None:
-            self._selector = selectors.DefaultSelector()
-            self._loop.call_later(_SECONDS, self._look)
+        try:
+            if self._selector is None:
+                self._selector = selectors.DefaultSelector()
+                self._loop.call_later(_SECONDS, self._look)
+            self.watch(joined)
+        except OSError:  # no descriptor is left for it
+            return None
         self._sockets.add(joined)
-        self.watch(joined)
+        transport.pause_reading()
         return joined
 
     def part(self, joined: JoinedSocket) -> bool:

@@ -94,10 +94,10 @@ class KeptReplica(Replica):
         self._later = min(_LATER, retention.age * _LATER_SHARE)
         #: Offsets of the newest copy that is kept, and of the newest change.
         self._copied_at = self._changed_at = 0
-        #: Changes of this node that are on their way; the turns of those that have no room yet; when something moved.
+        #: Changes of this node on their way, when the last one began, and the turns of those that have no room yet.
         self._under_way = 0
+        self._began_at = 0.0
         self._turns: deque[asyncio.Future[None]] = deque()
-        self._moved_at = 0.0
         self._copying: asyncio.TimerHandle | None = None
         self._copied: asyncio.Task[None] | None = None
         #: The store has not taken the newest copy, which was too large for it.
@@ -234,12 +234,12 @@ class KeptReplica(Replica):
         turn = loop.create_future()
         self._turns.append(turn)
         if len(self._turns) == 1:
-            self._moved_at = loop.time()
+            self._began_at = loop.time()
         self._give_turns()
         try:
             while not turn.done():
                 await asyncio.wait([turn], timeout=most)
-                if not turn.done() and loop.time() - self._moved_at >= most:
+                if not turn.done() and loop.time() - self._began_at >= most:
                     raise StoreUnavailable(f"the map in {self.channel!r} cannot be kept now; try again")
             yield
         finally:
@@ -253,13 +253,13 @@ class KeptReplica(Replica):
         """Begin the changes for which there is room, in the order in which they came."""
         while self._turns and (self._is_too_large or self._waiting + self._under_way < self._every):
             self._under_way += 1
+            self._began_at = asyncio.get_running_loop().time()
             self._turns.popleft().set_result(None)
         if self._turns and self._waiting:
             self._copy_soon()
 
     def _go_on(self) -> None:
         """Take note of a publication that has come, a copy that is kept, or a map that was read anew."""
-        self._moved_at = asyncio.get_running_loop().time()
         self._give_turns()
         self._wake()
 

@@ -16,6 +16,7 @@ from starlette.responses import StreamingResponse
 from helpers.hubs import run, serving
 from tidewire import ChannelOptions, Hub, SlowPolicy
 from tidewire.protocols.close_codes import SHUTDOWN
+from tidewire.sessions import text_responses
 from tidewire.testing import wait_until
 
 
@@ -127,6 +128,33 @@ def parts(body: str) -> list[Any]:
     found = [line[6:] for line in body.splitlines() if line.startswith("data: ")]
     assert found[-1] == "[DONE]"
     return [json.loads(one) for one in found[:-1]]
+
+
+async def _return() -> None: ...
+
+
+async def _end() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("answer", [_return, _end])
+def test_an_answer_that_writes_nothing_ends_its_response(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page waited for ever."""
+    monkeypatch.setattr(text_responses, "_LEFT", 0.1)
+
+    async def main() -> None:
+        hub = Hub()
+        app = FastAPI(lifespan=hub.lifespan)
+
+        @app.post("/ui")
+        async def ask() -> Response:
+            return await hub.stream_ui("chat:1", answer())
+
+        async with serving(hub, app) as server, httpx.AsyncClient(timeout=20, trust_env=False) as client:
+            response = await client.post(f"http://127.0.0.1:{server.port}/ui")
+            assert parts(response.text) == [{"type": "error", "errorText": "there is no answer"}]
+
+    run(main())
 
 
 @pytest.mark.parametrize(("fails", "last"), [(False, ["text-end", "finish"]), (True, ["text-end", "error"])])

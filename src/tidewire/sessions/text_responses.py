@@ -23,8 +23,8 @@ __all__ = ("event_response", "ui_response")
 _LOOK_BACK = 20
 #: Seconds of silence after which a proxy is shown that the response goes on.
 _SILENCE = 15.0
-#: Seconds in which the beginning of an answer that has failed may still come.
-_FAILED = 1.0
+#: Seconds in which the beginning of an answer may still come that has failed, or that left its text to another process.
+_FAILED, _LEFT = 1.0, 30.0
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 #: https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol
 _UI_HEADERS = _HEADERS | {"x-vercel-ai-ui-message-stream": "v1"}
@@ -174,7 +174,7 @@ async def _texts(
 ) -> AsyncIterator[Chunk | None]:
     """Iterate over the chunks of one stream: the one that `newest` is of, or that of the `answer`, which comes next.
 
-    It ends early where the answer fails before it has begun a stream.
+    It ends early where the answer ends before it has begun a stream.
     """
     earlier = newest.stream if newest is not None else ""
     stream = earlier if answer is None else ""
@@ -182,8 +182,10 @@ async def _texts(
         yield newest
 
     def answered(done: asyncio.Task[Any]) -> None:
-        if not stream and not done.cancelled() and done.exception() is not None:
-            done.get_loop().call_later(_FAILED, lambda: None if stream else publications.end())
+        if not stream:
+            has_failed = done.cancelled() or done.exception() is not None
+            seconds = _FAILED if has_failed else _LEFT
+            done.get_loop().call_later(seconds, lambda: None if stream else publications.end())
 
     if answer is not None:
         answer.add_done_callback(answered)

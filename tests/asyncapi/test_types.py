@@ -97,6 +97,7 @@ def test_the_declarations_name_all_that_the_module_offers() -> None:
     names = [name for name in names if name not in ("constructor", "if", "for", "while", "switch")]
     assert {"getState", "map", "readTexts", "EntryMap", "presence", "position"} <= set(names)
     assert not [name for name in names if not re.search(rf"\b{name}\b", declared)]
+    assert re.findall(r"(?:connect|constructor)\(url(.)", declared) == ["?", "?"]  # without one it is the server's own
 
 
 def test_a_page_is_compiled_with_its_types_and_a_wrong_one_is_not(tmp_path: Path) -> None:

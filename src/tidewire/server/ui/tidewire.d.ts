@@ -89,7 +89,7 @@ export class TidewireError extends Error {
 
 /** One connection, which comes back by itself. */
 export class Client {
-  constructor(url: string, options?: Options);
+  constructor(url?: string, options?: Options);
   readonly state: "disconnected" | "connecting" | "connected";
   /** The connection's id while it is connected. */
   readonly id: string | null;
@@ -156,7 +156,7 @@ export function readTexts(
 ): void;
 
 /** Make a client that connects at once. `url` may be relative to the page. */
-export function connect(url: string, options?: Options): Client;
+export function connect(url?: string, options?: Options): Client;
 /** Milliseconds before an attempt (0: the first after a loss). */
 export function delay(attempt: number, random?: () => number, seen?: boolean): number;
 /** Whether a code of the server ends a client for good. */

@@ -214,6 +214,20 @@ def test_a_server_that_exits_keeps_a_copy_of_the_newest_changes(tmp_path: Path) 
     run(main(), 60)
 
 
+def test_a_copy_that_comes_late_hides_no_newer_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        url, channels = f"sqlite:///{tmp_path}/chat.db", {"*": ChannelOptions(history_size=8)}
+        async with Hub(url, channels=channels) as here, Hub(url, channels=channels) as there:
+            for n in range(20):
+                if n == 2:
+                    late = msgspec.json.encode(Maps.of(here.node)._replicas["board"].state.copy())
+                await here.set("board", f"k{n}", n)
+            await here.node.broker.publish(PublishRequest(copies("board"), late))
+            assert await values(there) == {f"k{n}": n for n in range(20)}
+
+    run(main(), 60)
+
+
 def test_changes_that_wait_go_on_when_the_map_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """They waited until they failed, although another node had kept a copy, which gave them room."""
 

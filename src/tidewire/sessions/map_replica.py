@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from operator import attrgetter
 
 import msgspec
 
@@ -34,6 +35,8 @@ _QUIET, _LATER = 5.0, 10.0
 _QUIET_SHARE, _LATER_SHARE = 0.2, 0.4
 #: Seconds before the map is read again; before a newer copy is looked for, where history does not reach back to one.
 _RETRY, _AGAIN = 0.5, 0.25
+
+_offset = attrgetter("position.offset")
 
 
 class Replica(ABC):
@@ -169,8 +172,10 @@ class KeptReplica(Replica):
         return True
 
     async def _newest_copy(self) -> Copy | None:
-        page = await self._node.broker.history(copies(self.channel), limit=1, reverse=True)
-        return msgspec.json.decode(page.publications[0].data, type=Copy) if page.publications else None
+        page = await self._node.broker.history(copies(self.channel), limit=_COPIES.size, reverse=True)
+        found = [msgspec.json.decode(one.data, type=Copy) for one in page.publications]
+        # that of a slow node may come behind a newer one
+        return max((one for one in found if one.position.epoch == found[0].position.epoch), key=_offset, default=None)
 
     def _took(self, change: Change | None) -> None:
         is_own = change is not None and change.by.startswith(self._node.id)

@@ -342,6 +342,31 @@ def test_a_state_whose_loading_ends_slowly_is_loaded_again_after_a_cut(service: 
         run(main(relay))
 
 
+def test_nothing_is_loaded_any_more_for_a_subscription_that_was_closed(service: Service) -> None:
+    """A state or a token that could not be fetched was fetched again and again, as long as the client lived."""
+    fetched: dict[str, int] = {}
+
+    async def fail(channel: str) -> Any:
+        fetched[channel] = fetched.get(channel, 0) + 1
+        raise OSError("away")
+
+    async def main() -> None:
+        async with Client(service.websocket) as client:
+            closed = [
+                client.subscribe("news:no-state", get_state=fail),
+                client.subscribe("news:no-token", get_token=fail),
+            ]
+            client.subscribe("news:open", get_state=fail)
+            await wait_until(lambda: len(fetched) == 3)
+            for one in closed:
+                one.close()
+            before = fetched.copy()
+            await wait_until(lambda: fetched["news:open"] >= before["news:open"] + 8)
+            assert {**fetched, "news:open": 0} == {**before, "news:open": 0}
+
+    run(main())
+
+
 class FakeClient:
     """A client that records the calls of its subscription."""
 

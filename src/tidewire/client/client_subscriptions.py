@@ -41,7 +41,7 @@ class ClientSubscriptions:
 
     def request_subscribe(self, subscription: Subscription) -> None:
         """Subscribe now, or as soon as the client is connected."""
-        if not self._connection.is_ready.is_set():
+        if not self._connection.is_ready.is_set() or not subscription.is_wanted:
             return
         if subscription.channel in self._chosen:
             self._connection.drop()  # only a connect recovers the channels that the server chose

@@ -56,7 +56,7 @@ def _by_name(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
 
 async def _sqlite3(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
     connection = sqlite3.connect(path)
-    connection.row_factory = _by_name
+    connection.row_factory, connection.text_factory = _by_name, bytes
     connection.execute(INSERT)
     await publish(connection)
     (connection.commit if commits else connection.rollback)()
@@ -65,7 +65,7 @@ async def _sqlite3(path: str, publish: Callable[[object], Any], *, commits: bool
 
 async def _aiosqlite(path: str, publish: Callable[[object], Any], *, commits: bool) -> None:
     async with aiosqlite.connect(path) as connection:
-        connection.row_factory = _by_name
+        connection.row_factory, connection.text_factory = _by_name, bytes
         await connection.execute(INSERT)
         await publish(connection)
         await (connection.commit() if commits else connection.rollback())

@@ -6,6 +6,7 @@ The publication is a row of a table in that file, so that it is there if and onl
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import sys
@@ -24,6 +25,8 @@ __all__ = ("publish_within",)
 _Execute = Callable[[str, Mapping[str, object]], Awaitable[list[tuple[Any, ...]]]]
 #: Called with the application's file before anything is written there; returns the name of the store.
 Found = Callable[[Path], Awaitable[str]]
+#: Selects the path of a connection's file, as bytes: the application's own text_factory may make anything of a text.
+_FILE = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"
 
 
 async def publish_within(connection: object, request: PublishRequest, found: Found) -> None:
@@ -33,10 +36,10 @@ async def publish_within(connection: object, request: PublishRequest, found: Fou
     ConfigurationError for another kind of connection, and the errors of the connection.
     """
     execute = await _executor(connection)
-    names = {name: file for _, name, file in await execute("PRAGMA database_list", {})}
-    if not names.get("main"):
+    [(file,)] = await execute(_FILE, {})
+    if not file:
         raise ConfigurationError("connection= has no file: publish in a transaction of a database on disk")
-    store = await found(Path(names["main"]))
+    store = await found(Path(os.fsdecode(file)))
     retention = request.retention
     await execute(SQL["transaction_create"], {})
     await execute(

@@ -367,6 +367,31 @@ def test_nothing_is_loaded_any_more_for_a_subscription_that_was_closed(service: 
     run(main())
 
 
+def test_a_token_that_is_refused_late_ends_no_later_subscription(service: Service) -> None:
+    """The one that was made after the first was closed had no publication any more, and no error."""
+
+    async def main() -> None:
+        is_asked, may_fail = asyncio.Event(), asyncio.Event()
+
+        async def get_token(channel: str) -> str:
+            is_asked.set()
+            await may_fail.wait()
+            raise PermissionDenied("not you")
+
+        async with Client(service.websocket) as client:
+            first = client.subscribe("news:late-no", get_token=get_token)
+            await is_asked.wait()
+            first.close()
+            async with client.subscribe("news:late-no") as room:
+                await room.wait_subscribed()
+                may_fail.set()
+                await wait_until(lambda: first._ended is not None)
+                await client.publish("news:late-no", {"n": 1})
+                assert await numbers(room, 1) == [1]
+
+    run(main())
+
+
 class FakeClient:
     """A client that records the calls of its subscription."""
 

@@ -137,7 +137,8 @@ class ClientSubscriptions:
         self._connection.later(delay(subscription.attempt), lambda: self.request_subscribe(subscription))
 
     def _drop(self, subscription: Subscription, error: TidewireError) -> None:
-        self._by_channel.pop(subscription.channel, None)
+        if self._by_channel.get(subscription.channel) is subscription:  # not a later one: this may have been closed
+            del self._by_channel[subscription.channel]
         subscription.end(error)
 
     def _refresh_in(self, subscription: Subscription, seconds: int) -> None:

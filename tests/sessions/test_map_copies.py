@@ -18,6 +18,9 @@ from tidewire.channels import copies
 from tidewire.links.server_exit import ServerExit
 from tidewire.messages import Position, PublishRequest
 from tidewire.protocols.close_codes import INSUFFICIENT
+from tidewire.protocols.map_changes import Change
+from tidewire.protocols.meta import CHANGE
+from tidewire.sessions import map_replica
 from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
 
@@ -285,5 +288,53 @@ def test_a_large_map_is_cleared_some_entries_at_a_time(monkeypatch: pytest.Monke
             await Maps.of(hub.node).clear("board")
             assert await values(hub) == {}
             assert 10 < store.most_waiting <= 100
+
+    run(main(), 60)
+
+
+def test_changes_go_on_though_much_came_while_a_copy_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They waited for another publication in their channel, and failed after some seconds without one."""
+    monkeypatch.setattr(map_replica, "_QUIET", 1e6)
+    monkeypatch.setattr(map_replica, "_LATER", 1e6)
+
+    async def main() -> None:
+        async with Hub(limits={"publish_seconds": 5}, channels={"*": ChannelOptions(history_size=8)}) as hub:
+            keep, is_copying, may_go_on = hub.node.broker.publish, asyncio.Event(), asyncio.Event()
+
+            async def publish(request: PublishRequest) -> Position:
+                if request.channel == copies("board"):
+                    is_copying.set()
+                    await may_go_on.wait()
+                return await keep(request)
+
+            monkeypatch.setattr(hub.node.broker, "publish", publish)
+            changes = [asyncio.create_task(hub.set("board", f"k{n}", n)) for n in range(6)]
+            await is_copying.wait()
+            await wait_until(lambda: sum(one.done() for one in changes) == 4)
+            other = Change("other", msgspec.Raw(b"1"), by="another node")
+            await hub.node.publish("board", other.encode(), meta=CHANGE, ephemeral=False)
+            top = [await hub.publish("board", "noise") for _ in range(3)][-1]
+            replica = Maps.of(hub.node)._replicas["board"]
+            await wait_until(lambda: replica.state.position == top)
+            may_go_on.set()
+            await asyncio.gather(*changes)
+            assert await values(hub) == {f"k{n}": n for n in range(6)} | {"other": 1}
+
+    run(main(), 60)
+
+
+def test_a_map_that_is_read_in_pages_is_given_whole(url: str) -> None:
+    """In memory it was given after the first page: entries were missing, and could not be removed."""
+
+    async def main() -> None:
+        async with Hub(url, channels={"*": ChannelOptions(history_size=1_000)}) as hub:
+            for n in range(20):
+                await hub.set("board", "large", f"{n}" * 20_000)
+            await hub.set("board", "last", 1)
+            replica = Maps.of(hub.node)._replicas["board"]
+            for reader in tuple(hub.node.registry.readers.values()):
+                reader.end(INSUFFICIENT)
+            await wait_until(lambda: not replica._is_ready)
+            assert (await values(hub)).keys() == {"large", "last"}
 
     run(main(), 60)

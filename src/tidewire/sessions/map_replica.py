@@ -192,8 +192,6 @@ class KeptReplica(Replica):
     async def wait_current(self) -> MapState:
         """Return the map with every change that was kept on any node before; raises StoreUnavailable."""
         await self.wait_ready()
-        if not self._node.broker.shared:
-            return self.state
         return await self.wait_reached((await self._node.broker.positions((self.channel,)))[self.channel])
 
     async def wait_reached(self, position: Position) -> MapState:
@@ -303,6 +301,7 @@ class KeptReplica(Replica):
             self._is_too_large = False
             if self.state.position.epoch == copy.position.epoch:
                 self._copied_at = copy.position.offset
+            self._copied = None  # the next may begin: others may have filled the room meanwhile
             self._go_on()
 
     def check_size(self) -> None:

@@ -21,6 +21,7 @@ from sqlmodel import Session as ModelSession
 from helpers.hubs import run
 from tidewire import ChannelOptions, ConfigurationError, Hub, Limits, Publications
 from tidewire.backends.shared.waiting import WAITING_BYTES
+from tidewire.backends.sqlite.transaction_mover import TransactionMover
 from tidewire.testing import wait_until
 
 TESTS = Path(__file__).parents[2]
@@ -124,6 +125,30 @@ def test_every_library_publishes_at_commit_and_never_after_a_rollback(tmp_path: 
         with sqlite3.connect(tmp_path / "hub.db") as store:  # what was remembered of the row has gone with it
             assert store.execute("SELECT count(*) FROM tidewire_keys").fetchone() == (0,)
         database.close()
+
+    run(main())
+
+
+def test_a_transaction_that_begins_with_a_publication_may_write_behind_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its publish read something first, and raised "database is locked" where another connection had committed."""
+    expect = TransactionMover.expect
+
+    async def meanwhile(mover: TransactionMover, file: Path) -> str:
+        with contextlib.closing(app_in(tmp_path)) as another:
+            another.execute(INSERT)
+        return await expect(mover, file)
+
+    async def main() -> None:
+        monkeypatch.setattr(TransactionMover, "expect", meanwhile)
+        async with hub_in(tmp_path) as hub, hub.listen("orders") as publications:
+            with contextlib.closing(app_in(tmp_path)) as database:
+                database.execute("PRAGMA journal_mode=WAL")
+                database.execute("BEGIN")
+                await hub.publish("orders", 1, connection=database)
+                database.execute("COMMIT")
+            assert await take(publications, 1) == [1]
 
     run(main())
 

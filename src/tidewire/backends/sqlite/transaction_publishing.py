@@ -25,8 +25,9 @@ __all__ = ("publish_within",)
 _Execute = Callable[[str, Mapping[str, object]], Awaitable[list[tuple[Any, ...]]]]
 #: Called with the application's file before anything is written there; returns the name of the store.
 Found = Callable[[Path], Awaitable[str]]
-#: Selects the path of a connection's file, as bytes: the application's own text_factory may make anything of a text.
-_FILE = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"
+#: Lists the main database first. A SELECT of the same would take a snapshot of the file, behind which SQLite lets
+#: nobody write once another connection has committed.
+_FILES = "PRAGMA database_list"
 
 
 async def publish_within(connection: object, request: PublishRequest, found: Found) -> None:
@@ -36,7 +37,7 @@ async def publish_within(connection: object, request: PublishRequest, found: Fou
     ConfigurationError for another kind of connection, and the errors of the connection.
     """
     execute = await _executor(connection)
-    [(file,)] = await execute(_FILE, {})
+    _, _, file = (await execute(_FILES, {}))[0]  # bytes, where the application has such a text_factory
     if not file:
         raise ConfigurationError("connection= has no file: publish in a transaction of a database on disk")
     store = await found(Path(os.fsdecode(file)))

@@ -19,7 +19,7 @@ from tidewire.links.server_exit import ServerExit
 from tidewire.messages import Position, PublishRequest
 from tidewire.protocols.close_codes import INSUFFICIENT
 from tidewire.protocols.map_changes import Change
-from tidewire.protocols.meta import CHANGE
+from tidewire.protocols.meta import CHANGE, PublicationMeta
 from tidewire.sessions import map_replica
 from tidewire.sessions.maps import Maps
 from tidewire.testing import wait_until
@@ -331,6 +331,23 @@ def test_a_map_that_is_read_in_pages_is_given_whole(url: str) -> None:
             for n in range(20):
                 await hub.set("board", "large", f"{n}" * 20_000)
             await hub.set("board", "last", 1)
+            replica = Maps.of(hub.node)._replicas["board"]
+            for reader in tuple(hub.node.registry.readers.values()):
+                reader.end(INSUFFICIENT)
+            await wait_until(lambda: not replica._is_ready)
+            assert (await values(hub)).keys() == {"large", "last"}
+
+    run(main(), 60)
+
+
+def test_a_map_in_memory_is_given_where_its_history_ends_with_what_it_does_not_show() -> None:
+    async def main() -> None:
+        async with Hub(channels={"*": ChannelOptions(history_size=1_000)}) as hub:
+            for n in range(20):
+                await hub.set("board", "large", f"{n}" * 20_000)
+            await hub.set("board", "last", 1)
+            hidden = PublicationMeta(skip_history=True).encode()
+            await hub.node.publish("board", b'"hidden"', meta=hidden, ephemeral=False)
             replica = Maps.of(hub.node)._replicas["board"]
             for reader in tuple(hub.node.registry.readers.values()):
                 reader.end(INSUFFICIENT)

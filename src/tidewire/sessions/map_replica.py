@@ -192,7 +192,12 @@ class KeptReplica(Replica):
     async def wait_current(self) -> MapState:
         """Return the map with every change that was kept on any node before; raises StoreUnavailable."""
         await self.wait_ready()
-        return await self.wait_reached((await self._node.broker.positions((self.channel,)))[self.channel])
+        try:
+            return await self.wait_reached((await self._node.broker.positions((self.channel,)))[self.channel])
+        except StoreUnavailable:
+            if self._node.broker.shared or not self._is_ready:
+                raise
+            return self.state  # history shows nothing of what came last, and no other node has changed anything
 
     async def wait_reached(self, position: Position) -> MapState:
         """Return the map at a position or a later one; raises StoreUnavailable."""

@@ -92,7 +92,8 @@ def test_the_oldest_of_all_channels_go_when_the_store_is_full(any_url: str, monk
             return number > 300 and not page.publications
 
         await wait_until(is_told, 30)
-        assert least >= 60, "no more go than need be"
+        # NATS removes a share of the sequences, of which some are marks of earlier removals
+        assert least >= (40 if any_url.startswith("nats") else 60), "no more go than need be"
         await wait_until(lambda: bool(reached()["store_history_bytes"]), 10)
         await broker.aclose()
 

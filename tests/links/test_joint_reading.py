@@ -304,7 +304,12 @@ async def numbers(client: ClientConnection, until: set[str]) -> dict[str, list[i
 @pytest.mark.usefixtures("often")
 def test_moves_and_all_else_come_in_order_from_sockets_that_are_read_together(run: Run) -> None:
     async def main() -> None:
-        async with room() as running, running.open() as reader, running.open() as ann, running.open() as bob:
+        async with (
+            room() as running,
+            running.open() as reader,
+            running.open(max_queue=None) as ann,
+            running.open(max_queue=None) as bob,
+        ):
             await start(ann, bob)
             for number in range(300):
                 for name, sender in (("ann", ann), ("bob", bob)):

@@ -18,8 +18,8 @@ LOCKS := requirements.lock requirements-stores.lock requirements-dev.lock requir
 COMPILE = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 BESIDE = pyproject.toml $(1:%=-c build/lock/%.lock) \
   $$(sed -n 's/^\([A-Za-z0-9._-]*\)==[^;]*$$/--no-emit-package \1/p' $(1:%=build/lock/%.lock))
-# Four at a time, also on two processors: for two thirds of their time the tests wait for something that takes its time.
-JOBS ?= 4
+# Three at a time, also on two processors: for two thirds of their time the tests wait for something that takes its time.
+JOBS ?= 3
 # The suites that `make coverage` runs: those of the rooms on the way of a message, and those that need no browser.
 COVERED := $(addprefix tests/,engine links protocols rules sessions support security contract http_api events reports test_hub.py test_small_verbs.py)
 

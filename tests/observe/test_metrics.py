@@ -321,8 +321,10 @@ def test_prometheus_loads_the_rules_and_scrapes_the_server(server: LiveServer, t
         url = f"http://{found[1]}/api/v1"
 
         def asked(expression: str) -> list[Any]:
-            answer = httpx.get(f"{url}/query", params={"query": expression}).json()
-            result: list[Any] = answer["data"]["result"]
+            answer = httpx.get(f"{url}/query", params={"query": expression})
+            if not answer.is_success:
+                return []  # it listens before it is up
+            result: list[Any] = answer.json()["data"]["result"]
             return result
 
         wait_for(lambda: len(asked("tidewire_node_info")) == 2, what="both workers")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -56,6 +58,16 @@ class Store:
         return position
 
 
+@asynccontextmanager
+async def refusing(monkeypatch: pytest.MonkeyPatch, publish_seconds: float) -> AsyncIterator[tuple[Hub, Store]]:
+    """Yield a hub whose map has room for two changes without a copy, and its store, which refuses copies."""
+    limits, channels = {"publish_seconds": publish_seconds}, {"*": ChannelOptions(history_size=4)}
+    async with Hub(limits=limits, channels=channels) as hub:
+        store = Store(hub, monkeypatch)
+        store.refuses = True
+        yield hub, store
+
+
 @pytest.mark.parametrize("size", [2, 3, 10])
 def test_a_burst_pushes_no_change_out_of_history_that_no_copy_has(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such entries were lost where the process was killed, and to nodes that began to read."""
@@ -73,10 +85,7 @@ def test_a_burst_pushes_no_change_out_of_history_that_no_copy_has(size: int, mon
 
 def test_changes_wait_for_a_copy_no_longer_than_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        limits, channels = {"publish_seconds": 0.1}, {"*": ChannelOptions(history_size=4)}
-        async with Hub(limits=limits, channels=channels) as hub:
-            store = Store(hub, monkeypatch)
-            store.refuses = True
+        async with refusing(monkeypatch, 0.1) as (hub, store):
             changes = [asyncio.create_task(hub.set("board", f"k{n}", n)) for n in range(6)]
             given_up = asyncio.create_task(hub.set("board", "given up", 1))
             await asyncio.sleep(0)
@@ -98,9 +107,7 @@ def test_other_publications_do_not_keep_a_change_waiting(monkeypatch: pytest.Mon
     """While no copy could be kept, and others published there, its call never returned."""
 
     async def main() -> None:
-        async with Hub(limits={"publish_seconds": 0.1}, channels={"*": ChannelOptions(history_size=4)}) as hub:
-            store = Store(hub, monkeypatch)
-            store.refuses = True
+        async with refusing(monkeypatch, 0.1) as (hub, _):
             await asyncio.gather(*(hub.set("board", f"k{n}", n) for n in range(2)))
             change = asyncio.create_task(hub.set("board", "waiting", 1))
             async with asyncio.timeout(20):
@@ -235,9 +242,7 @@ def test_changes_that_wait_go_on_when_the_map_is_read_anew(monkeypatch: pytest.M
     """They waited until they failed, although another node had kept a copy, which gave them room."""
 
     async def main() -> None:
-        async with Hub(limits={"publish_seconds": 10}, channels={"*": ChannelOptions(history_size=4)}) as hub:
-            store = Store(hub, monkeypatch)
-            store.refuses = True
+        async with refusing(monkeypatch, 10) as (hub, store):
             await asyncio.gather(*(hub.set("board", f"k{n}", n) for n in range(2)))
             waiting = asyncio.create_task(hub.set("board", "waiting", 1))
             replica = Maps.of(hub.node)._replicas["board"]
